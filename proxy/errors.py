@@ -1,0 +1,198 @@
+"""What can go wrong, as one tree, and the one place that turns it into an answer.
+
+TollgateError
+├── ConfigurationError          the start stops; one line names the key
+├── StoreError                  a command on tenants, keys or events cannot be carried out
+├── ProxyError                  answered to the client in OpenAI's error shape
+│   ├── Unauthenticated         401  no key, or one that is unknown, expired or revoked
+│   ├── Forbidden               403  the tenant is disabled, or the model is not on the key's list
+│   ├── UnknownRoute            404  not a route that this proxy serves
+│   ├── MethodNotAllowed        405
+│   ├── InvalidRequest          400  names the field and the fix
+│   ├── BodyTimeout             408
+│   ├── BodyTooLarge            413
+│   ├── UnsupportedEncoding     415
+│   ├── LedgerUnavailable       503  no event could be written, so nothing new is served
+│   └── UpstreamError           the upstream's fault
+│       ├── ConnectFailed       502  no connection was made: safe to send again
+│       ├── ConnectionBroken    502  it broke after the request was (partly) sent: never sent again
+│       ├── BadAnswer           502  what came is not HTTP/1.1, or passes a bound
+│       ├── KeyRefused          502  the upstream refuses the operator's key; not the tenant's 401
+│       ├── PoolExhausted       503  every connection stayed busy for the whole wait
+│       └── UpstreamTimeout     504
+└── SinkError                   the metering engine did not take a batch
+    ├── SinkUnavailable         unknown outcome: the same ids go again later
+    ├── SinkMisconfigured       401, 403, 404: pauses delivery until someone mends it
+    └── SinkRefused             400, 413, 415, 422: something in the batch is wrong
+"""
+
+from __future__ import annotations
+
+import orjson
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class TollgateError(Exception):
+    """The root of the tree."""
+
+
+class ConfigurationError(TollgateError):
+    """The settings are wrong. The message is one line that names the key."""
+
+
+class StoreError(TollgateError):
+    """The store refuses a command: an unknown tenant, an id that is taken."""
+
+
+class ProxyError(TollgateError):
+    """A request ends with this proxy's own answer. The message is written for the client."""
+
+    status = 500
+    type = "server_error"
+    code: str | None = None
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        if code is not None:
+            self.code = code
+
+    def headers(self) -> Headers:
+        """Headers beyond the ones that every answer has."""
+        return []
+
+
+class _ClientError(ProxyError):
+    type = "invalid_request_error"
+
+
+class Unauthenticated(_ClientError):
+    status = 401
+    code = "invalid_api_key"
+
+    def headers(self) -> Headers:
+        return [(b"www-authenticate", b"Bearer")]
+
+
+class Forbidden(_ClientError):
+    status = 403
+    code = "forbidden"
+
+
+class UnknownRoute(_ClientError):
+    status = 404
+    code = "unknown_url"
+
+
+class MethodNotAllowed(_ClientError):
+    status = 405
+    code = "method_not_allowed"
+
+    def __init__(self, message: str, allow: str) -> None:
+        super().__init__(message)
+        self.allow = allow
+
+    def headers(self) -> Headers:
+        return [(b"allow", self.allow.encode())]
+
+
+class InvalidRequest(_ClientError):
+    status = 400
+
+
+class _BodyUnread(_ClientError):
+    """Refused before the body was read to its end, so the connection cannot be used again."""
+
+    def headers(self) -> Headers:
+        return [(b"connection", b"close")]
+
+
+class BodyTimeout(_BodyUnread):
+    status = 408
+    code = "request_timeout"
+
+
+class BodyTooLarge(_BodyUnread):
+    status = 413
+    code = "request_too_large"
+
+
+class UnsupportedEncoding(_BodyUnread):
+    status = 415
+    code = "unsupported_content_encoding"
+
+
+class LedgerUnavailable(ProxyError):
+    status = 503
+    code = "ledger_unavailable"
+
+    def headers(self) -> Headers:
+        return [(b"retry-after", b"5")]
+
+
+class UpstreamError(ProxyError):
+    status = 502
+    type = "upstream_error"
+    code = "upstream_error"
+
+
+class ConnectFailed(UpstreamError):
+    code = "upstream_unreachable"
+
+
+class ConnectionBroken(UpstreamError):
+    code = "upstream_connection_broken"
+
+
+class BadAnswer(UpstreamError):
+    code = "upstream_bad_answer"
+
+
+class KeyRefused(UpstreamError):
+    code = "upstream_key_refused"
+
+
+class PoolExhausted(UpstreamError):
+    status = 503
+    code = "upstream_busy"
+
+    def headers(self) -> Headers:
+        return [(b"retry-after", b"1")]
+
+
+class UpstreamTimeout(UpstreamError):
+    status = 504
+    code = "upstream_timeout"
+
+
+class SinkError(TollgateError):
+    """A batch was not accepted. `words` is what the receiver said, or what went wrong on the way."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(words)
+        self.words = words
+
+
+class SinkUnavailable(SinkError):
+    """Whether the batch arrived is unknown. `retry_after_s` is the receiver's own wish, if it had one."""
+
+    def __init__(self, words: str, retry_after_s: float | None = None) -> None:
+        super().__init__(words)
+        self.retry_after_s = retry_after_s
+
+
+class SinkMisconfigured(SinkError):
+    """The credential, role or URL is wrong. Sending again is useless until someone mends it."""
+
+
+class SinkRefused(SinkError):
+    """At least one event of the batch is refused for good; none was taken."""
+
+
+def error_answer(error: ProxyError) -> tuple[int, Headers, bytes]:
+    """The status, headers and OpenAI error body (`{"error": {message, type, param, code}}`) for an error."""
+    detail = {"message": str(error), "type": error.type, "param": error.param, "code": error.code}
+    body = orjson.dumps({"error": detail})
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *error.headers()]
+    return error.status, headers, body

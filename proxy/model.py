@@ -1,0 +1,136 @@
+"""The values that cross stages: frozen, slotted, without behaviour beyond arithmetic on themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Literal
+
+
+class Outcome(StrEnum):
+    """How a request ended. Every admitted, billable request ends in exactly one of these."""
+
+    COMPLETED = "completed"  # the upstream's whole answer went to the client
+    UPSTREAM_ERROR = "upstream_error"  # the upstream refused, failed, or could not be reached
+    TRUNCATED = "truncated"  # the upstream broke off after its answer had begun
+    CLIENT_DISCONNECTED = "client_disconnected"  # the client left before its answer was whole
+    TIMEOUT = "timeout"  # the upstream was silent for longer than the settings allow
+    SHUTDOWN = "shutdown"  # the proxy was stopped and its grace period ran out
+    INTERRUPTED = "interrupted"  # the proxy failed or was killed; settled afterwards
+
+
+class UsageSource(StrEnum):
+    """Where an event's numbers came from."""
+
+    REPORTED = "reported"  # read from the upstream's own usage object
+    ESTIMATED = "estimated"  # counted by the proxy
+    NONE = "none"  # the upstream reported nothing and nothing was counted
+
+
+class EventState(StrEnum):
+    """Where an event stands on its way to the sink.
+
+    pending ──▶ accepted          the sink answered 2xx
+    pending ──▶ dead              the sink refused it for good
+    """
+
+    PENDING = "pending"
+    ACCEPTED = "accepted"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens in disjoint buckets: each token is counted in exactly one, so that they sum to the totals."""
+
+    uncached_input: int = 0
+    cached_input: int = 0
+    cache_write: int = 0
+    audio_input: int = 0
+    text_output: int = 0
+    reasoning: int = 0
+    audio_output: int = 0
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.uncached_input + self.cached_input + self.cache_write + self.audio_input
+
+    @property
+    def completion_tokens(self) -> int:
+        return self.text_output + self.reasoning + self.audio_output
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+#: The names of the buckets, in the order in which the ledger stores them.
+BUCKETS = tuple(field.name for field in fields(Usage))
+
+NO_USAGE = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """Who is billed. Its id is the subject of its events."""
+
+    id: str
+    name: str
+    status: Literal["active", "disabled"]
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key of a tenant, as it can be listed: the secret itself is stored nowhere."""
+
+    id: str
+    tenant_id: str
+    name: str
+    hint: str
+    models: tuple[str, ...]
+    trusted: bool
+    created_ms: int
+    expires_ms: int | None
+    revoked_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The authenticated key of a tenant, with all that admission needs to know of both.
+
+    `subject` is whose usage it is: the tenant, unless a trusted key named another (`X-Tollgate-Subject`).
+    An empty `models` allows every model.
+    """
+
+    key_id: str
+    subject: str
+    active: bool
+    models: frozenset[str]
+    trusted: bool
+    expires_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The one record of how a request ended and what it used. Times are unix milliseconds, durations too.
+
+    `time_ms` is when the request arrived. `ttft_ms` (time to first token: the first byte of the answer's body)
+    is 0 where no byte came. `status` is what the client was (or would have been) told.
+    """
+
+    id: str
+    subject: str
+    key_id: str
+    time_ms: int
+    endpoint: str
+    requested_model: str
+    model: str
+    provider: str
+    streamed: bool
+    status: int
+    outcome: Outcome
+    usage: Usage
+    usage_source: UsageSource
+    duration_ms: int
+    ttft_ms: int

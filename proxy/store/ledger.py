@@ -1,0 +1,132 @@
+"""Settlements, as rows: recording them with their rollups, and reading them back."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+from proxy.model import BUCKETS, EventState, Outcome, Settlement, Usage, UsageSource
+from proxy.store import queries
+
+HOUR_MS = 3_600_000
+
+_buckets = attrgetter(*BUCKETS)
+_BUCKETS_FROM = 11
+_BUCKETS_TO = _BUCKETS_FROM + len(BUCKETS)
+_SETTLEMENT_COLUMNS = _BUCKETS_TO + 3
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A settlement and where its event stands. `error` is the receiver's last words."""
+
+    settlement: Settlement
+    state: EventState
+    attempts: int
+    error: str
+    delivered_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class UsageLine:
+    """Totals of a subject's requests to one model by one endpoint, from one source of numbers."""
+
+    subject: str
+    model: str
+    endpoint: str
+    usage_source: UsageSource
+    requests: int
+    usage: Usage
+
+
+def record(connection: sqlite3.Connection, settlements: Sequence[Settlement]) -> None:
+    """Write settlements and add them to their rollups, in the caller's transaction.
+
+    Raises `sqlite3.IntegrityError` where one of them is in the ledger already.
+    """
+    connection.executemany(queries.INSERT_EVENT, map(_row, settlements))
+    sums: dict[tuple[Any, ...], list[int]] = {}
+    for one in settlements:
+        key = (one.subject, one.time_ms // HOUR_MS, one.model, one.endpoint, one.key_id, str(one.usage_source))
+        amounts = (1, *_buckets(one.usage))
+        known = sums.get(key)
+        sums[key] = list(amounts) if known is None else [a + b for a, b in zip(known, amounts, strict=True)]
+    connection.executemany(queries.ADD_TO_ROLLUP, [(*key, *amounts) for key, amounts in sums.items()])
+
+
+def event(connection: sqlite3.Connection, event_id: str) -> Delivery | None:
+    row = connection.execute(queries.EVENT, (event_id,)).fetchone()
+    return None if row is None else _delivery(row)
+
+
+def newest(
+    connection: sqlite3.Connection, *, subject: str = "", state: EventState | None = None, limit: int
+) -> list[Delivery]:
+    """The newest events first."""
+    if state is not None:
+        rows: Iterable[Any] = connection.execute(queries.EVENTS_IN_STATE, (str(state), subject, subject, limit))
+    elif subject:
+        rows = connection.execute(queries.EVENTS_OF_SUBJECT, (subject, limit))
+    else:
+        rows = connection.execute(queries.EVENTS_NEWEST, (limit,))
+    return [_delivery(row) for row in rows]
+
+
+def usage(connection: sqlite3.Connection, *, from_ms: int, to_ms: int, subject: str = "") -> list[UsageLine]:
+    """Totals of the hours that begin in `[from_ms, to_ms)`."""
+    hours = (-(-from_ms // HOUR_MS), -(-to_ms // HOUR_MS))
+    rows = connection.execute(queries.USAGE, (*hours, subject, subject))
+    return [
+        UsageLine(subject_, model, endpoint, UsageSource(source), requests, Usage(*buckets))
+        for subject_, model, endpoint, source, requests, *buckets in rows
+    ]
+
+
+def settlement_of(row: Sequence[Any]) -> Settlement:
+    """The settlement that a row begins with."""
+    usage_source, duration_ms, ttft_ms = row[_BUCKETS_TO:_SETTLEMENT_COLUMNS]
+    return Settlement(
+        id=row[0],
+        subject=row[1],
+        key_id=row[2],
+        time_ms=row[3],
+        endpoint=row[4],
+        requested_model=row[5],
+        model=row[6],
+        provider=row[7],
+        streamed=bool(row[8]),
+        status=row[9],
+        outcome=Outcome(row[10]),
+        usage=Usage(*row[_BUCKETS_FROM:_BUCKETS_TO]),
+        usage_source=UsageSource(usage_source),
+        duration_ms=duration_ms,
+        ttft_ms=ttft_ms,
+    )
+
+
+def _row(one: Settlement) -> tuple[Any, ...]:
+    return (
+        one.id,
+        one.subject,
+        one.key_id,
+        one.time_ms,
+        one.endpoint,
+        one.requested_model,
+        one.model,
+        one.provider,
+        one.streamed,
+        one.status,
+        one.outcome,
+        *_buckets(one.usage),
+        one.usage_source,
+        one.duration_ms,
+        one.ttft_ms,
+    )
+
+
+def _delivery(row: Sequence[Any]) -> Delivery:
+    state, attempts, error, delivered_ms = row[_SETTLEMENT_COLUMNS:]
+    return Delivery(settlement_of(row), EventState(state), attempts, error, delivered_ms)

@@ -1,0 +1,83 @@
+-- The first schema.
+
+CREATE TABLE tenants (
+    id         TEXT PRIMARY KEY,
+    name       TEXT NOT NULL,
+    status     TEXT NOT NULL CHECK (status IN ('active', 'disabled')),
+    created_ms INTEGER NOT NULL
+);
+
+-- A key is stored as its SHA-256. Keys are random, so that nothing slower is needed.
+CREATE TABLE keys (
+    id         TEXT PRIMARY KEY,
+    tenant_id  TEXT NOT NULL REFERENCES tenants (id),
+    name       TEXT NOT NULL,
+    hash       BLOB NOT NULL UNIQUE,
+    hint       TEXT NOT NULL,              -- the last four characters, of keys made here
+    models     TEXT NOT NULL,              -- JSON array; [] allows every model
+    trusted    INTEGER NOT NULL,           -- may name the subject it acts for
+    created_ms INTEGER NOT NULL,
+    expires_ms INTEGER,
+    revoked_ms INTEGER
+);
+CREATE INDEX keys_by_tenant ON keys (tenant_id);
+
+-- One row, which every change of tenants or keys counts up: how a server knows that what it remembers is stale.
+CREATE TABLE revision (number INTEGER NOT NULL);
+INSERT INTO revision VALUES (0);
+
+CREATE TRIGGER tenants_inserted AFTER INSERT ON tenants BEGIN UPDATE revision SET number = number + 1; END;
+CREATE TRIGGER tenants_updated AFTER UPDATE ON tenants BEGIN UPDATE revision SET number = number + 1; END;
+CREATE TRIGGER keys_inserted AFTER INSERT ON keys BEGIN UPDATE revision SET number = number + 1; END;
+CREATE TRIGGER keys_updated AFTER UPDATE ON keys BEGIN UPDATE revision SET number = number + 1; END;
+
+-- Settlements, and the outbox: a row is one request, how it ended, and where its event stands.
+CREATE TABLE events (
+    seq             INTEGER PRIMARY KEY,   -- the order of commits, in which the relay sends
+    id              TEXT NOT NULL UNIQUE,  -- the request's id, which is the event's id
+    subject         TEXT NOT NULL,
+    key_id          TEXT NOT NULL,
+    time_ms         INTEGER NOT NULL,
+    endpoint        TEXT NOT NULL,
+    requested_model TEXT NOT NULL,
+    model           TEXT NOT NULL,
+    provider        TEXT NOT NULL,
+    streamed        INTEGER NOT NULL,
+    status          INTEGER NOT NULL,
+    outcome         TEXT NOT NULL,
+    uncached_input  INTEGER NOT NULL,
+    cached_input    INTEGER NOT NULL,
+    cache_write     INTEGER NOT NULL,
+    audio_input     INTEGER NOT NULL,
+    text_output     INTEGER NOT NULL,
+    reasoning       INTEGER NOT NULL,
+    audio_output    INTEGER NOT NULL,
+    usage_source    TEXT NOT NULL,
+    duration_ms     INTEGER NOT NULL,
+    ttft_ms         INTEGER NOT NULL,
+    state           TEXT NOT NULL,         -- proxy.model.EventState
+    attempts        INTEGER NOT NULL DEFAULT 0,
+    error           TEXT NOT NULL DEFAULT '',
+    delivered_ms    INTEGER
+);
+CREATE INDEX events_pending ON events (seq) WHERE state = 'pending';
+CREATE INDEX events_dead ON events (seq) WHERE state = 'dead';
+
+-- Totals per subject, hour (unix hours), model, endpoint, key and source of the numbers.
+CREATE TABLE rollups (
+    subject        TEXT NOT NULL,
+    hour           INTEGER NOT NULL,
+    model          TEXT NOT NULL,
+    endpoint       TEXT NOT NULL,
+    key_id         TEXT NOT NULL,
+    usage_source   TEXT NOT NULL,
+    requests       INTEGER NOT NULL,
+    uncached_input INTEGER NOT NULL,
+    cached_input   INTEGER NOT NULL,
+    cache_write    INTEGER NOT NULL,
+    audio_input    INTEGER NOT NULL,
+    text_output    INTEGER NOT NULL,
+    reasoning      INTEGER NOT NULL,
+    audio_output   INTEGER NOT NULL,
+    PRIMARY KEY (subject, hour, model, endpoint, key_id, usage_source)
+) WITHOUT ROWID;

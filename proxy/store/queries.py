@@ -1,0 +1,95 @@
+"""The SQL, named, with one line of purpose each."""
+
+from __future__ import annotations
+
+from proxy.model import BUCKETS
+
+_EVENT_COLUMNS = (
+    "id, subject, key_id, time_ms, endpoint, requested_model, model, provider, streamed, status, outcome, "
+    + ", ".join(BUCKETS)
+    + ", usage_source, duration_ms, ttft_ms"
+)
+_EVENT_COLUMN_COUNT = _EVENT_COLUMNS.count(",") + 1
+_SUMS = ", ".join(f"sum({name})" for name in ("requests", *BUCKETS))
+
+# Record one settlement: its event waits in the outbox.
+INSERT_EVENT = f"""
+    INSERT INTO events ({_EVENT_COLUMNS}, state) VALUES ({", ".join("?" * _EVENT_COLUMN_COUNT)}, 'pending')
+"""
+
+# Add the sums of a batch of settlements to one rollup.
+ADD_TO_ROLLUP = f"""
+    INSERT INTO rollups (subject, hour, model, endpoint, key_id, usage_source, requests, {", ".join(BUCKETS)})
+    VALUES ({", ".join("?" * (7 + len(BUCKETS)))})
+    ON CONFLICT DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in ("requests", *BUCKETS))}
+"""
+
+# The oldest events that the sink has not accepted, in the order of their commits.
+PENDING_EVENTS = f"SELECT {_EVENT_COLUMNS}, attempts FROM events WHERE state = 'pending' ORDER BY seq LIMIT ?"
+
+# Events moved by the relay: the ids are a JSON array.
+MOVE_EVENTS = """
+    UPDATE events SET state = ?, attempts = attempts + 1, error = ?, delivered_ms = ?
+    WHERE state = 'pending' AND id IN (SELECT value FROM json_each(?))
+"""
+
+# A failed try that leaves events pending.
+NOTE_FAILURE = """
+    UPDATE events SET attempts = attempts + 1, error = ?
+    WHERE state = 'pending' AND id IN (SELECT value FROM json_each(?))
+"""
+
+# The backlog: pending events and the oldest of them.
+PENDING_COUNT = "SELECT count(*), min(time_ms) FROM events WHERE state = 'pending'"
+
+# Dead letters.
+DEAD_COUNT = "SELECT count(*) FROM events WHERE state = 'dead'"
+
+# Every event ever recorded, from the counters.
+EVENT_COUNT = "SELECT coalesce(sum(requests), 0) FROM rollups"
+
+# One event, with how its delivery stands.
+EVENT = f"SELECT {_EVENT_COLUMNS}, state, attempts, error, delivered_ms FROM events WHERE id = ?"
+
+# The newest events, all or of one subject or state.
+EVENTS_NEWEST = f"SELECT {_EVENT_COLUMNS}, state, attempts, error, delivered_ms FROM events ORDER BY seq DESC LIMIT ?"
+EVENTS_OF_SUBJECT = f"""
+    SELECT {_EVENT_COLUMNS}, state, attempts, error, delivered_ms FROM events
+    WHERE subject = ? ORDER BY seq DESC LIMIT ?
+"""
+EVENTS_IN_STATE = f"""
+    SELECT {_EVENT_COLUMNS}, state, attempts, error, delivered_ms FROM events
+    WHERE state = ? AND (? = '' OR subject = ?) ORDER BY seq DESC LIMIT ?
+"""
+
+# Usage between two hours, per subject, model, endpoint and source.
+USAGE = f"""
+    SELECT subject, model, endpoint, usage_source, {_SUMS} FROM rollups
+    WHERE hour >= ? AND hour < ? AND (? = '' OR subject = ?)
+    GROUP BY subject, model, endpoint, usage_source ORDER BY subject, model, endpoint, usage_source
+"""
+
+INSERT_TENANT = "INSERT INTO tenants (id, name, status, created_ms) VALUES (?, ?, 'active', ?)"
+TENANT = "SELECT id, name, status, created_ms FROM tenants WHERE id = ?"
+TENANTS = "SELECT id, name, status, created_ms FROM tenants ORDER BY id"
+TENANT_COUNT = "SELECT count(*) FROM tenants"
+SET_TENANT_STATUS = "UPDATE tenants SET status = ? WHERE id = ?"
+
+INSERT_KEY = """
+    INSERT INTO keys (id, tenant_id, name, hash, hint, models, trusted, created_ms, expires_ms)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_KEY_COLUMNS = "id, tenant_id, name, hint, models, trusted, created_ms, expires_ms, revoked_ms"
+KEY = f"SELECT {_KEY_COLUMNS} FROM keys WHERE id = ?"
+KEYS = f"SELECT {_KEY_COLUMNS} FROM keys WHERE ? = '' OR tenant_id = ? ORDER BY tenant_id, created_ms, id"
+REVOKE_KEY = "UPDATE keys SET revoked_ms = ? WHERE id = ? AND revoked_ms IS NULL"
+EXPIRE_KEY = "UPDATE keys SET expires_ms = ? WHERE id = ? AND (expires_ms IS NULL OR expires_ms > ?)"
+
+# Who a key (by its hash) belongs to, unless it was revoked.
+CALLER = """
+    SELECT keys.id, keys.tenant_id, tenants.status, keys.models, keys.trusted, keys.expires_ms, keys.hash
+    FROM keys JOIN tenants ON tenants.id = keys.tenant_id WHERE keys.hash = ? AND keys.revoked_ms IS NULL
+"""
+
+# Counted up by every change of tenants and keys.
+REVISION = "SELECT number FROM revision"

@@ -1,0 +1,143 @@
+"""Tenants and their keys: made, listed, rotated, revoked. Each function works in the caller's transaction."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from proxy.errors import StoreError
+from proxy.model import Key, Tenant
+from proxy.store import queries
+
+#: What a tenant's id, which is an event's subject, may be.
+SUBJECT_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
+_KEY_PATTERN = re.compile(r"[\x21-\x7e]{8,256}")
+_HINT_CHARS = 4
+
+
+def hash_of(secret: str) -> bytes:
+    """How a key is stored and looked up."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
+
+
+def create_tenant(connection: sqlite3.Connection, tenant_id: str, *, name: str = "", now_ms: int) -> Tenant:
+    """Raises `StoreError` for an id that is taken or not allowed."""
+    if not SUBJECT_PATTERN.fullmatch(tenant_id):
+        raise StoreError(f"tenant id {tenant_id!r}: use 1 to 128 letters, digits and . _ : @ -, no sign first")
+    try:
+        connection.execute(queries.INSERT_TENANT, (tenant_id, name or tenant_id, now_ms))
+    except sqlite3.IntegrityError:
+        raise StoreError(f"there is a tenant {tenant_id} already") from None
+    return tenant(connection, tenant_id)
+
+
+def tenant(connection: sqlite3.Connection, tenant_id: str) -> Tenant:
+    """Raises `StoreError` where there is none."""
+    row = connection.execute(queries.TENANT, (tenant_id,)).fetchone()
+    if row is None:
+        raise StoreError(f"there is no tenant {tenant_id}")
+    return Tenant(*row)
+
+
+def tenants(connection: sqlite3.Connection) -> list[Tenant]:
+    return [Tenant(*row) for row in connection.execute(queries.TENANTS)]
+
+
+def has_tenants(connection: sqlite3.Connection) -> bool:
+    return bool(connection.execute(queries.TENANT_COUNT).fetchone()[0])
+
+
+def set_active(connection: sqlite3.Connection, tenant_id: str, *, active: bool) -> Tenant:
+    """Disable a tenant (its keys are refused with 403), or let it in again."""
+    connection.execute(queries.SET_TENANT_STATUS, ("active" if active else "disabled", tenant_id))
+    return tenant(connection, tenant_id)
+
+
+def create_key(
+    connection: sqlite3.Connection,
+    tenant_id: str,
+    *,
+    name: str = "",
+    models: Sequence[str] = (),
+    trusted: bool = False,
+    expires_ms: int | None = None,
+    secret: str | None = None,
+    now_ms: int,
+) -> tuple[Key, str]:
+    """A new key and its secret, which is stored nowhere. An own `secret` may be brought along from elsewhere.
+
+    Raises `StoreError` for an unknown tenant, and for a secret that is in use or too short to be one.
+    """
+    tenant(connection, tenant_id)
+    hint = ""
+    if secret is None:
+        secret = "tg_" + secrets.token_urlsafe(32)
+        hint = secret[-_HINT_CHARS:]
+    elif not _KEY_PATTERN.fullmatch(secret):
+        raise StoreError("an imported key must be 8 to 256 printable ASCII characters without spaces")
+    key_id = "key_" + secrets.token_hex(8)
+    row = (
+        key_id,
+        tenant_id,
+        name,
+        hash_of(secret),
+        hint,
+        orjson.dumps(list(models)).decode(),
+        trusted,
+        now_ms,
+        expires_ms,
+    )
+    try:
+        connection.execute(queries.INSERT_KEY, row)
+    except sqlite3.IntegrityError:
+        raise StoreError("this key is in use already") from None
+    return key(connection, key_id), secret
+
+
+def key(connection: sqlite3.Connection, key_id: str) -> Key:
+    """Raises `StoreError` where there is none."""
+    row = connection.execute(queries.KEY, (key_id,)).fetchone()
+    if row is None:
+        raise StoreError(f"there is no key {key_id}; `tollgate keys list` shows their ids")
+    return _key(row)
+
+
+def keys(connection: sqlite3.Connection, tenant_id: str = "") -> list[Key]:
+    return [_key(row) for row in connection.execute(queries.KEYS, (tenant_id, tenant_id))]
+
+
+def revoke_key(connection: sqlite3.Connection, key_id: str, *, now_ms: int) -> Key:
+    """Refuse this key from now on. Revoking it again changes nothing."""
+    connection.execute(queries.REVOKE_KEY, (now_ms, key_id))
+    return key(connection, key_id)
+
+
+def rotate_key(connection: sqlite3.Connection, key_id: str, *, overlap_ms: int, now_ms: int) -> tuple[Key, str]:
+    """A new key with the old one's rights; the old one holds for `overlap_ms` more. Raises `StoreError`."""
+    old = key(connection, key_id)
+    if old.revoked_ms is not None or (old.expires_ms is not None and old.expires_ms <= now_ms):
+        raise StoreError(f"key {key_id} is revoked or expired; create a new one")
+    until_ms = now_ms + overlap_ms
+    connection.execute(queries.EXPIRE_KEY, (until_ms, key_id, until_ms))
+    return create_key(
+        connection,
+        old.tenant_id,
+        name=old.name,
+        models=old.models,
+        trusted=old.trusted,
+        expires_ms=old.expires_ms,
+        now_ms=now_ms,
+    )
+
+
+def _key(row: Sequence[Any]) -> Key:
+    key_id, tenant_id, name, hint, models, trusted, created_ms, expires_ms, revoked_ms = row
+    return Key(
+        key_id, tenant_id, name, hint, tuple(orjson.loads(models)), bool(trusted), created_ms, expires_ms, revoked_ms
+    )

@@ -1,0 +1,87 @@
+"""Header lists of `(name, value)` byte pairs, names in lower case as ASGI gives them: what passes, what does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+Headers = list[tuple[bytes, bytes]]
+
+#: RFC 9110, section 7.6.1, and the non-standard ones that real proxies strip as well.
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+
+#: Whatever a client could authenticate with, here or upstream, and what chooses the account that is charged there.
+CREDENTIALS = frozenset(
+    {
+        b"authorization",
+        b"x-api-key",
+        b"api-key",
+        b"x-goog-api-key",
+        b"cookie",
+        b"openai-organization",
+        b"openai-project",
+    }
+)
+
+#: Written anew for the upstream: the body's length, and what concerns this hop alone.
+_REWRITTEN = frozenset({b"host", b"content-length", b"expect", b"accept-encoding"})
+
+_REQUEST_DROPPED = HOP_BY_HOP | CREDENTIALS | _REWRITTEN
+_OWN_PREFIX = b"x-tollgate-"
+
+#: The content codings that the meter can read.
+_READABLE_CODINGS = frozenset({b"gzip", b"x-gzip", b"deflate", b"identity"})
+
+
+def for_upstream(headers: Iterable[tuple[bytes, bytes]], *, identity: bool = False) -> Headers:
+    """A client's headers as they go on: without hop-by-hop headers, credentials, and what is written anew.
+
+    Of the codings the client accepts, only those are offered on that the meter can read; with `identity`, none.
+    """
+    headers = list(headers)
+    dropped = _REQUEST_DROPPED | _named_by_connection(headers)
+    kept = [pair for pair in headers if pair[0] not in dropped and not pair[0].startswith(_OWN_PREFIX)]
+    accepted = b"identity" if identity else _readable(get(headers, b"accept-encoding"))
+    return [*kept, (b"accept-encoding", accepted)]
+
+
+def for_client(headers: Iterable[tuple[bytes, bytes]], *, without: frozenset[bytes] = frozenset()) -> Headers:
+    """An upstream's headers as they go back: without hop-by-hop headers, our own names, and those in `without`."""
+    headers = list(headers)
+    dropped = HOP_BY_HOP | without | _named_by_connection(headers)
+    return [pair for pair in headers if pair[0] not in dropped and not pair[0].startswith(_OWN_PREFIX)]
+
+
+def get(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
+    """The first value of a header."""
+    for key, value in headers:
+        if key == name:
+            return value
+    return None
+
+
+def _named_by_connection(headers: Headers) -> frozenset[bytes]:
+    """The headers that `Connection` declares to be for this hop only."""
+    named = [value for key, value in headers if key == b"connection"]
+    if not named:
+        return frozenset()
+    # Content-Type and the like cannot be hop-by-hop, whatever a hostile client declares; only unknown names can.
+    return frozenset(token.strip().lower() for token in b",".join(named).split(b",")) - {b"content-type", b"accept"}
+
+
+def _readable(accepted: bytes | None) -> bytes:
+    if accepted is None:
+        return b"identity"
+    kept = [item for item in accepted.split(b",") if item.split(b";")[0].strip().lower() in _READABLE_CODINGS]
+    return b",".join(kept).strip() or b"identity"

@@ -1,0 +1,110 @@
+"""Token usage in the many shapes that OpenAI-compatible upstreams write it, read into disjoint buckets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from proxy.model import Usage
+
+#: Above this a number is noise, not a count (and would not survive the receivers' float64).
+_COUNT_MAX = 2**53
+
+_PROMPT = ("prompt_tokens", "input_tokens")
+_COMPLETION = ("completion_tokens", "output_tokens")
+_PROMPT_DETAILS = ("prompt_tokens_details", "input_tokens_details", "prompt_token_details", "input_token_details")
+_COMPLETION_DETAILS = (
+    "completion_tokens_details",
+    "output_tokens_details",
+    "completion_token_details",
+    "output_token_details",
+)
+_CACHED = ("cached_tokens", "prompt_cache_hit_tokens", "num_cached_tokens", "cache_read_input_tokens")
+_CACHE_WRITE = ("cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens")
+
+#: In Anthropic's own shape, which has no total, the cache is counted beside `input_tokens`, not within.
+_BESIDE_INPUT = ("cache_read_input_tokens", "cache_creation_input_tokens")
+
+
+def find(answer: dict[str, Any]) -> dict[str, Any] | None:
+    """The usage object of an answer or of one event of a stream, wherever this upstream puts it.
+
+    Top level (OpenAI), inside `response` (the Responses API's last event), `x_groq` (Groq), or on a choice
+    (Moonshot). Other objects with token counts (`usage_breakdown`, `tool_usage`) are not what was charged.
+    """
+    for holder in (answer, answer.get("response"), answer.get("x_groq")):
+        if isinstance(holder, dict) and isinstance(usage := holder.get("usage"), dict):
+            return usage
+    choices = answer.get("choices")
+    for choice in reversed(choices if isinstance(choices, list) else []):
+        if isinstance(choice, dict) and isinstance(usage := choice.get("usage"), dict):
+            return usage
+    return None
+
+
+def normalise(raw: dict[str, Any]) -> Usage | None:
+    """The buckets of a usage object, or None where it counts something other than tokens (seconds, characters).
+
+    The total is the larger of the reported total and the sum of the parts. What the parts do not explain goes where
+    the details point (reasoning outside the completion: xAI; cache or audio outside the prompt: Anthropic's shape,
+    Mistral), else to reasoning (Gemini counts thinking in the total alone).
+    """
+    prompt, completion, total = _count(raw, _PROMPT), _count(raw, _COMPLETION), _count(raw, ("total_tokens",))
+    if prompt is None and completion is None and total is None:
+        return None
+    if prompt is None:
+        prompt = max(0, (total or 0) - (completion or 0))
+    if completion is None:
+        completion = max(0, (total or 0) - prompt)
+
+    inputs, outputs = _details(raw, _PROMPT_DETAILS), _details(raw, _COMPLETION_DETAILS)
+    cached = _first(_count(inputs, _CACHED), _count(raw, _CACHED))
+    written = _first(_count(inputs, _CACHE_WRITE), _count(raw, _CACHE_WRITE))
+    audio_in = _first(_count(inputs, ("audio_tokens",)))
+    reasoning = _first(_count(outputs, ("reasoning_tokens",)), _count(raw, ("reasoning_tokens",)))
+    audio_out = _first(_count(outputs, ("audio_tokens",)))
+
+    unexplained = max(0, (total or 0) - prompt - completion)
+    if total is None and not raw.keys().isdisjoint(_BESIDE_INPUT):
+        unexplained = cached + written
+    if unexplained and unexplained == cached + written:
+        prompt += unexplained
+    elif unexplained and unexplained != reasoning and (unexplained == audio_in or raw.get("prompt_audio_seconds")):
+        prompt += unexplained
+        audio_in = max(audio_in, unexplained)
+    else:
+        completion += unexplained
+        reasoning = max(reasoning, unexplained)
+
+    cached = min(cached, prompt)
+    written = min(written, prompt - cached)
+    audio_in = min(audio_in, prompt - cached - written)
+    reasoning = min(reasoning, completion)
+    audio_out = min(audio_out, completion - reasoning)
+    return Usage(
+        uncached_input=prompt - cached - written - audio_in,
+        cached_input=cached,
+        cache_write=written,
+        audio_input=audio_in,
+        text_output=completion - reasoning - audio_out,
+        reasoning=reasoning,
+        audio_output=audio_out,
+    )
+
+
+def _count(holder: dict[str, Any], names: tuple[str, ...]) -> int | None:
+    """The first of these members that is a count. Upstreams write null, floats and worse."""
+    for name in names:
+        value = holder.get(name)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _COUNT_MAX:
+            return value
+    return None
+
+
+def _details(raw: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return next((value for name in names if isinstance(value := raw.get(name), dict)), {})
+
+
+def _first(*counts: int | None) -> int:
+    return next((count for count in counts if count is not None), 0)
