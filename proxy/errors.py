@@ -12,7 +12,9 @@ TollgateError
 │   ├── BodyTimeout             408
 │   ├── BodyTooLarge            413
 │   ├── UnsupportedEncoding     415
+│   ├── ClientGone              499  the client left before its request was sent on; nobody sees this
 │   ├── LedgerUnavailable       503  no event could be written, so nothing new is served
+│   ├── ShuttingDown            503  stopped before the answer began, and after the grace period
 │   └── UpstreamError           the upstream's fault
 │       ├── ConnectFailed       502  no connection was made: safe to send again
 │       ├── ConnectionBroken    502  it broke after the request was (partly) sent: never sent again
@@ -22,8 +24,8 @@ TollgateError
 │       └── UpstreamTimeout     504
 └── SinkError                   the metering engine did not take a batch
     ├── SinkUnavailable         unknown outcome: the same ids go again later
-    ├── SinkMisconfigured       401, 403, 404: pauses delivery until someone mends it
-    └── SinkRefused             400, 413, 415, 422: something in the batch is wrong
+    ├── SinkMisconfigured       3xx, 401, 403, 404, 405: pauses delivery until someone mends it
+    └── SinkRefused             any other 4xx: something in the batch is wrong
 """
 
 from __future__ import annotations
@@ -123,12 +125,25 @@ class UnsupportedEncoding(_BodyUnread):
     code = "unsupported_content_encoding"
 
 
+class ClientGone(_ClientError):
+    status = 499  # nginx's number for it
+    code = "client_disconnected"
+
+
 class LedgerUnavailable(ProxyError):
     status = 503
     code = "ledger_unavailable"
 
     def headers(self) -> Headers:
         return [(b"retry-after", b"5")]
+
+
+class ShuttingDown(ProxyError):
+    status = 503
+    code = "shutting_down"
+
+    def headers(self) -> Headers:
+        return [(b"retry-after", b"1")]
 
 
 class UpstreamError(ProxyError):

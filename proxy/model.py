@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Literal
@@ -68,6 +69,10 @@ class Usage:
 BUCKETS = tuple(field.name for field in fields(Usage))
 
 NO_USAGE = Usage()
+
+
+#: What a tenant's id, which is an event's subject, may be.
+SUBJECT_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True)

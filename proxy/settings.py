@@ -2,20 +2,23 @@
 
 Of several sources the first that names a key wins: the environment, then `.env`, then the file that `TOLLGATE_CONFIG`
 names. Keys are `TOLLGATE_PORT`, nested ones `TOLLGATE_UPSTREAM__BASE_URL`; in the file `port`, `[upstream] base_url`.
+Such a name wins over the ecosystem's for the same key, also from `.env`: a general `OPENAI_API_KEY` in somebody's shell
+must not go to the upstream that this project's `.env` names.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from proxy.errors import ConfigurationError
 
@@ -32,16 +35,49 @@ ECOSYSTEM_VARIABLES: dict[str, tuple[str, ...]] = {
 }
 
 
+#: What Kubernetes sets in every pod beside a Service that is named tollgate; it means nothing here.
+_SERVICE_LINK = re.compile(r"TOLLGATE_(SERVICE_(HOST|PORT(_.*)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+_SERVICE_LINK_PORT = re.compile(r"(tcp|udp|sctp)://")
+
+_OPENAI_BASE_URL = "https://api.openai.com/v1"
+
+
+def _is_url(value: str) -> str:
+    try:
+        url = urlsplit(value)
+        if url.scheme in ("http", "https") and url.hostname and url.port != 0:
+            return value
+    except ValueError:
+        pass  # its words may quote a password
+    raise ValueError("must be an http:// or https:// URL")
+
+
+def _is_token(value: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[\x21-\x7e]+", value.get_secret_value()):
+        raise ValueError("must be ASCII characters without spaces: it is sent in a header")
+    return value
+
+
+_Url = Annotated[str, AfterValidator(_is_url)]
+_Token = Annotated[SecretStr, AfterValidator(_is_token)]
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+    )
 
 
 class UpstreamSettings(_Section):
     """Where requests go."""
 
-    base_url: str = "https://api.openai.com/v1"
+    base_url: _Url = _OPENAI_BASE_URL
     """Base URL of the OpenAI-compatible upstream (also `OPENAI_BASE_URL`)."""
-    api_key: SecretStr | None = None
+    api_key: _Token | None = None
     """The upstream's key (also `OPENAI_API_KEY`). Without one, and with OpenAI's own base URL, the sandbox answers."""
     provider: str = ""
     """The `provider` of events. Empty: derived from the base URL's host."""
@@ -66,14 +102,6 @@ class UpstreamSettings(_Section):
     drain_timeout_s: float = Field(60, gt=0)
     """Seconds to go on reading an answer, for its usage, after the client has left."""
 
-    @field_validator("base_url")
-    @classmethod
-    def _is_url(cls, value: str) -> str:
-        url = urlsplit(value)
-        if url.scheme not in ("http", "https") or not url.hostname:
-            raise ValueError("must be an http:// or https:// URL")
-        return value
-
 
 class ServerSettings(_Section):
     """The bounds of what clients may send."""
@@ -91,13 +119,13 @@ class ServerSettings(_Section):
 class SinkSettings(_Section):
     """Where events go."""
 
-    konnect_api_url: str | None = None
+    konnect_api_url: _Url | None = None
     """Base URL of the OpenMeter v3 API (also `KONNECT_API_URL`), such as https://us.api.konghq.com/v3/openmeter."""
-    konnect_token: SecretStr | None = None
+    konnect_token: _Token | None = None
     """Its token (also `KONNECT_TOKEN`); a self-hosted OpenMeter needs none."""
-    http_url: str | None = None
+    http_url: _Url | None = None
     """Any endpoint that takes batches of CloudEvents (application/cloudevents-batch+json)."""
-    http_token: SecretStr | None = None
+    http_token: _Token | None = None
     """A bearer token for it."""
     file: str | None = None
     """A file to append events to, one JSON object a line."""
@@ -113,13 +141,6 @@ class SinkSettings(_Section):
     """Seconds between two tries at most; the wait doubles from half a second."""
     pause_s: float = Field(60, gt=0)
     """Seconds until the next try after the receiver refused the token or the URL (401, 403, 404)."""
-
-    @field_validator("konnect_api_url", "http_url")
-    @classmethod
-    def _is_url(cls, value: str | None) -> str | None:
-        if value is not None and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
-            raise ValueError("must be an http:// or https:// URL")
-        return value
 
 
 class AgentSettings(_Section):
@@ -138,12 +159,10 @@ class Settings(_Section):
     """Port to listen on; 0 takes a free one."""
     database_url: str = "sqlite:///var/tollgate.db"
     """The store."""
-    admin_token: SecretStr | None = None
+    admin_token: _Token | None = None
     """The token of the admin API, which this version does not have yet."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """How much is logged, to standard error."""
-    access_log: bool = False
-    """Log a line for each request."""
     upstream: UpstreamSettings = UpstreamSettings()
     server: ServerSettings = ServerSettings()
     sink: SinkSettings = SinkSettings()
@@ -152,52 +171,69 @@ class Settings(_Section):
     @property
     def uses_sandbox(self) -> bool:
         """Whether the embedded upstream answers: no key is set, nor an upstream that may need none."""
-        return self.upstream.api_key is None and "base_url" not in self.upstream.model_fields_set
+        return self.upstream.api_key is None and self.upstream.base_url.rstrip("/") == _OPENAI_BASE_URL
 
 
-def load(environment: dict[str, str] | None = None, *, directory: Path | None = None) -> Settings:
+def load(environment: Mapping[str, str] | None = None, *, directory: Path | None = None) -> Settings:
     """Read and check the settings. `environment` and `directory` (of `.env`) default to this process's.
 
     Raises `ConfigurationError`: one line that names the key, and for an unknown one the nearest that is known.
     """
     directory = directory or Path.cwd()
-    given = dict(os.environ if environment is None else environment)
-    variables = {name: value for name, value in dotenv_values(directory / ".env").items() if value} | {
-        name: value for name, value in given.items() if value
-    }
-    merged: dict[str, Any] = {}
-    if path := variables.get(_CONFIG_VARIABLE):
-        merged = _read_file(directory / path)
+    variables = _read_env_file(directory / ".env") | _given(os.environ if environment is None else environment)
+    path = variables.pop(_CONFIG_VARIABLE, None)
+    merged = {} if path is None else _read_file(directory / path)
     for name, keys in ECOSYSTEM_VARIABLES.items():
-        if value := variables.get(name):
-            _put(merged, keys, value)
+        if name in variables:
+            _put(merged, keys, variables[name])
     known = {_variable(keys): keys for keys in known_keys()}
     for name, value in variables.items():
-        if name.upper().startswith(_PREFIX) and name != _CONFIG_VARIABLE:
-            keys = known.get(name.upper())
-            if keys is None:
-                raise ConfigurationError(
-                    f"{name} is not a setting.{_nearest(name.upper(), [*known, _CONFIG_VARIABLE])}"
-                )
-            _put(merged, keys, value)
+        if name in known:
+            _put(merged, known[name], value)
+        elif name.startswith(_PREFIX):
+            raise ConfigurationError(f"{name} is not a setting.{_nearest(name, [*known, _CONFIG_VARIABLE])}")
     try:
         return Settings(**merged)
     except ValidationError as error:
         raise ConfigurationError(_first_fault(error)) from None
 
 
-def known_keys() -> Iterator[tuple[str, ...]]:
+def known_keys() -> list[tuple[str, ...]]:
     """Every key, as its path: `("port",)`, `("upstream", "base_url")`."""
+    found: list[tuple[str, ...]] = []
     for name, field in Settings.model_fields.items():
         section = field.annotation
         if isinstance(section, type) and issubclass(section, BaseModel):
-            yield from ((name, inner) for inner in section.model_fields)
+            found += ((name, inner) for inner in section.model_fields)
         else:
-            yield (name,)
+            found.append((name,))
+    return found
 
 
 def _variable(keys: tuple[str, ...]) -> str:
     return _PREFIX + _NESTED.join(keys).upper()
+
+
+def _read_env_file(path: Path) -> dict[str, str]:
+    try:
+        return _given(dotenv_values(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error}") from None
+
+
+def _given(variables: Mapping[str, str | None]) -> dict[str, str]:
+    """The variables that have a value, without the space around it (a secret's file ends in a newline).
+
+    Our own may be written in lower case.
+    """
+    given = {}
+    for written, raw in variables.items():
+        name = written.upper() if written.upper().startswith(_PREFIX) else written
+        value = (raw or "").strip()
+        by_kubernetes = _SERVICE_LINK.fullmatch(name) or (name == "TOLLGATE_PORT" and _SERVICE_LINK_PORT.match(value))
+        if value and not by_kubernetes:
+            given[name] = value
+    return given
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -210,19 +246,29 @@ def _read_file(path: Path) -> dict[str, Any]:
     names = {".".join(keys) for keys in known_keys()}
     sections = {keys[0] for keys in known_keys() if len(keys) > 1}
     for key in _flat(document, sections):
+        if key in sections:
+            raise ConfigurationError(f"{path}: {key} is a section: write [{key}]")
         if key not in names:
-            raise ConfigurationError(f"{path}: {key} is not a setting.{_nearest(key, sorted(names))}")
-    return document
+            raise ConfigurationError(f"{path}: {key} is not a setting.{_nearest(key, sorted(names | sections))}")
+    return _without_empty(document)
+
+
+def _without_empty(document: dict[str, Any]) -> dict[str, Any]:
+    """An empty string leaves a key unset, in the file as in the environment."""
+    return {
+        key: _without_empty(value) if isinstance(value, dict) else value
+        for key, value in document.items()
+        if value != ""
+    }
 
 
 def _flat(document: dict[str, Any], sections: set[str]) -> Iterator[str]:
+    """The keys of a file as `section.key`; a section that is none by its value comes as it is."""
     for key, value in document.items():
         if key in sections and isinstance(value, dict):
             yield from (f"{key}.{inner}" for inner in value)
-        elif key not in sections:
-            yield key
         else:
-            raise ConfigurationError(f"{key} is a section: write [{key}]")
+            yield key
 
 
 def _put(mapping: dict[str, Any], keys: tuple[str, ...], value: str) -> None:
@@ -232,7 +278,8 @@ def _put(mapping: dict[str, Any], keys: tuple[str, ...], value: str) -> None:
 
 
 def _nearest(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    elsewhere = [known for known in names if known.endswith(f".{name}")]  # the right key outside its section
+    close = elsewhere or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f" Did you mean {close[0]}?" if close else ""
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hmac import compare_digest
 
 import orjson
@@ -12,49 +15,69 @@ import orjson
 from proxy.errors import LedgerUnavailable
 from proxy.model import Caller
 from proxy.store import queries
-from proxy.store.database import Database
+from proxy.store.database import Database, Link
+
+log = logging.getLogger(__name__)
 
 #: A change by another process (a revocation on the command line) is noticed within this time, whatever the load.
 _STALE_S = 0.5
 _REMEMBERED_MAX = 10_000
+#: Reads are made in the event loop's thread, so they hardly wait. Beside a writer they never do.
+_BUSY_MS = 50
 
 
 class Callers:
     """Looks keys up by hash. A key that is not remembered is always asked for, so a new one works at once."""
 
     def __init__(self, database: Database, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._database = database
+        self._link = Link(database, read_only=True, busy_ms=_BUSY_MS)
         self._monotonic = monotonic
-        self._connection: sqlite3.Connection | None = None
         self._remembered: dict[bytes, Caller] = {}
-        self._revision = -1
-        self._checked_at = -_STALE_S
+        #: Which state of which file is remembered.
+        self._seen: tuple[sqlite3.Connection, int] | None = None
+        self._checked_at = -math.inf
+        self._fails = False
 
     async def find(self, key_hash: bytes) -> Caller | None:
         """The caller, or None for a key that is unknown or revoked. Raises `LedgerUnavailable`."""
-        try:
+        with self._guarded():
             if self._monotonic() - self._checked_at >= _STALE_S:
                 self._check_revision()
             return self._remembered.get(key_hash) or self._look_up(key_hash)
-        except sqlite3.Error as error:
-            self.close()
-            raise LedgerUnavailable(f"Keys cannot be checked at the moment: {error}.") from None
+
+    async def is_disabled(self, tenant_id: str) -> bool:
+        """Whether there is such a tenant and it is disabled. Raises `LedgerUnavailable`."""
+        with self._guarded():
+            row = self._link.connection().execute(queries.TENANT, (tenant_id,)).fetchone()
+        return row is not None and row[2] == "disabled"
 
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        """Close the connection; a later look-up opens it again."""
+        self._link.close()
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            self._link.close()
+            if not self._fails:
+                log.error("keys cannot be looked up, requests are refused until they can: %s", error)
+            self._fails = True
+            raise LedgerUnavailable("Keys cannot be checked at the moment. Try again soon.") from None
+        self._fails = False
 
     def _check_revision(self) -> None:
         checked_at = self._monotonic()
-        (revision,) = self._read().execute(queries.REVISION).fetchone()
-        if revision != self._revision:
+        connection = self._link.connection()
+        (revision,) = connection.execute(queries.REVISION).fetchone()
+        if self._seen != (connection, revision):
             self._remembered.clear()
-            self._revision = revision
+            self._seen = (connection, revision)
         self._checked_at = checked_at
 
     def _look_up(self, key_hash: bytes) -> Caller | None:
-        row = self._read().execute(queries.CALLER, (key_hash,)).fetchone()
+        row = self._link.connection().execute(queries.CALLER, (key_hash,)).fetchone()
         if row is None or not compare_digest(row[6], key_hash):
             return None
         key_id, tenant_id, status, models, trusted, expires_ms, _ = row
@@ -65,8 +88,3 @@ class Callers:
             self._remembered.pop(next(iter(self._remembered)))
         self._remembered[key_hash] = caller
         return caller
-
-    def _read(self) -> sqlite3.Connection:
-        if self._connection is None:
-            self._connection = self._database.connect(read_only=True)
-        return self._connection

@@ -12,12 +12,13 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, TypeVar
 
 from proxy.errors import LedgerUnavailable
 from proxy.model import Settlement
-from proxy.store.database import Database, begin
-from proxy.store.ledger import record
+from proxy.store.database import Database, Link, begin, savepoint
+from proxy.store.ledger import probe, record
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], Any]
 
 #: Changes in one transaction at most.
-BATCH_MAX = 512
+BATCH_MAX = 2_048
 #: Changes that may wait; beyond it new requests are refused.
 BACKLOG_MAX = 20_000
 #: How often a ledger that failed is tried again while nobody writes.
@@ -44,30 +45,42 @@ class _Change:
 
 
 class GroupCommit:
-    """Owns the writing connection. `start` and `stop` may be called in any order, and more than once."""
+    """Owns the writing connection. `start` and `stop` may be called in any order, and more than once.
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    What is submitted before the first `start` waits for it; after `stop` it is refused.
+    """
+
+    def __init__(self, database: Database, *, probe_s: float = _PROBE_S) -> None:
+        self._link = Link(database)
+        self._probe_s = probe_s
         self._queue: queue.SimpleQueue[_Change | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._connection: sqlite3.Connection | None = None
+        self._closed = False
         #: Why the last write failed; empty while all is well.
         self.trouble = ""
 
     def start(self) -> None:
         """Begin to write. Changes submitted before are written now."""
-        if self._thread is None:
+        if self._thread is None or self._closed:
+            self._closed = False
             self._loop = asyncio.get_running_loop()
-            self._thread = threading.Thread(target=self._main, name="tollgate-ledger", daemon=True)
+            self._thread = threading.Thread(
+                target=self._main, args=(self._thread,), name="tollgate-ledger", daemon=True
+            )
             self._thread.start()
 
     async def stop(self) -> None:
         """Write all that was submitted, then close the connection."""
-        thread, self._thread = self._thread, None
-        if thread is not None:
+        thread = self._thread
+        if thread is None:
+            return
+        if not self._closed:
+            self._closed = True
             self._queue.put(None)
-            await asyncio.to_thread(thread.join)
+        await asyncio.to_thread(thread.join)
+        if self._thread is thread:  # it is another's where `start` was called meanwhile
+            self._thread = None
 
     @property
     def backlog(self) -> int:
@@ -75,7 +88,7 @@ class GroupCommit:
 
     def check(self) -> None:
         """Raises `LedgerUnavailable` while events cannot be written."""
-        if self.trouble or self._thread is None or self.backlog > BACKLOG_MAX:
+        if self.trouble or self._thread is None or self._closed or self.backlog > BACKLOG_MAX:
             raise LedgerUnavailable("Usage cannot be recorded at the moment, so nothing new is served. Try again soon.")
 
     def record(self, settlement: Settlement) -> asyncio.Future[None]:
@@ -83,34 +96,41 @@ class GroupCommit:
         return self._submit(settlement, None)
 
     def run(self, work: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
-        """Do other work in the next transaction. It may be done twice, the first time rolled back."""
+        """Do other work in the next transaction. It may be done twice, the first time rolled back.
+
+        The future raises what the work raises, which is then undone alone, or `sqlite3.Error`.
+        """
         return self._submit(None, work)
 
     def _submit(self, settlement: Settlement | None, work: Work | None) -> asyncio.Future[Any]:
         waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.put(_Change(settlement, work, waiter))
+        if self._closed:
+            waiter.set_exception(sqlite3.OperationalError("the ledger is closed"))
+        else:
+            self._queue.put(_Change(settlement, work, waiter))
         return waiter
 
     # In the writer thread
 
-    def _main(self) -> None:
+    def _main(self, predecessor: threading.Thread | None) -> None:
+        if predecessor is not None:
+            predecessor.join()  # it was told to stop, and writes what was submitted until then
         stopping = False
         while not stopping:
             batch, stopping = self._gather()
+            self._write(batch)
             if batch:
-                self._write(batch)
                 self._tell(batch)
-            elif self.trouble:
-                self._probe()
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._link.close()
 
     def _gather(self) -> tuple[list[_Change], bool]:
-        """What has been submitted, waiting for the first of it; and whether that is all there will be."""
+        """What has been submitted, waiting for the first of it; and whether that is all there will be.
+
+        Comes back with nothing when it is time to try a ledger that failed.
+        """
         batch: list[_Change] = []
         try:
-            change = self._queue.get(timeout=_PROBE_S if self.trouble else None)
+            change = self._queue.get(timeout=self._probe_s if self.trouble else None)
             while change is not None:
                 batch.append(change)
                 if len(batch) >= BATCH_MAX:
@@ -122,57 +142,82 @@ class GroupCommit:
 
     def _write(self, batch: list[_Change]) -> None:
         try:
-            self._transact(batch)
-            self.trouble = ""
-        except Exception as error:  # noqa: BLE001 (the edge of the writer: who submitted the change is told)
-            if len(batch) > 1 and not _is_trouble(error):
-                for change in batch:  # one by one, so that only the culprit fails
-                    self._write([change])
-                return
+            if self.trouble:
+                probe(self._link.connection())
+            if batch:
+                self._transact(batch)
+        except Exception as error:  # noqa: BLE001 (the edge of the writer: who submitted the changes is told)
             for change in batch:
                 change.error = error
-            if _is_trouble(error):
-                self._note(error)
+            self._note(error)
+        else:
+            if self.trouble:
+                log.warning("the ledger can be written again")
+                self.trouble = ""
 
     def _transact(self, batch: list[_Change]) -> None:
-        if self._connection is None:
-            self._connection = self._database.connect()
-        with begin(self._connection):
-            settlements = [change.settlement for change in batch if change.settlement is not None]
-            if settlements:
-                record(self._connection, settlements)
-            for change in batch:
-                if change.work is not None:
-                    change.result = change.work(self._connection)
-
-    def _note(self, trouble: Exception) -> None:
-        if not self.trouble:
-            log.error("the ledger cannot be written, new requests are refused until it can: %s", trouble)
-        self.trouble = str(trouble)
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def _probe(self) -> None:
+        """Write a batch in one transaction. Raises what keeps the ledger from being written."""
+        connection = self._link.connection()
         try:
-            self._transact([])
-            self.trouble = ""
-            log.warning("the ledger can be written again")
-        except sqlite3.Error as error:
-            self._note(error)
+            with begin(connection):
+                _apply(connection, batch)
+        except Exception as error:
+            if _is_trouble(error):
+                raise
+            # Once more: a change that is at fault fails alone, and costs the others no commit of their own.
+            with begin(connection):
+                for change in batch:
+                    _apply_alone(connection, change)
+
+    def _note(self, error: Exception) -> None:
+        trouble = str(error) or type(error).__name__
+        if trouble != self.trouble:
+            log.error("the ledger cannot be written, new requests are refused until it can: %s", trouble)
+        self.trouble = trouble
+        self._link.close()
 
     def _tell(self, batch: list[_Change]) -> None:
         assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(_resolve, batch)
         except RuntimeError:
-            log.warning("%d changes were written after the event loop had closed", len(batch))
+            lost = [change for change in batch if change.error is not None]
+            log.warning("the event loop closed before %d changes were done, %d of which failed", len(batch), len(lost))
+
+
+def _apply(connection: sqlite3.Connection, batch: list[_Change]) -> None:
+    """Do the changes in their order; settlements that follow each other go together."""
+    for work, changes in groupby(batch, _work_of):
+        if work is None:
+            record(connection, [change.settlement for change in changes if change.settlement is not None])
+        else:
+            for change in changes:
+                change.result = work(connection)
+
+
+def _work_of(change: _Change) -> Work | None:
+    return change.work
+
+
+def _apply_alone(connection: sqlite3.Connection, change: _Change) -> None:
+    """Do one change; if it is at fault it is undone and told. Raises where the ledger is."""
+    try:
+        with savepoint(connection):
+            _apply(connection, [change])
+    except Exception as error:
+        # A settlement that lacks its table or column shows that this is not our file; other work may just be wrong.
+        if _is_trouble(error) or (change.work is None and isinstance(error, sqlite3.OperationalError)):
+            raise
+        # Who records a settlement expects no other error.
+        change.error = error if change.work or isinstance(error, sqlite3.Error) else sqlite3.DataError(repr(error))
 
 
 def _is_trouble(error: Exception) -> bool:
-    """Whether the file is at fault (full, locked, gone), and not one change (a duplicate id, an unknown tenant)."""
+    """Whether the file is at fault (full, locked, gone), and not one change (a duplicate id, a wrong statement)."""
     blameless = sqlite3.IntegrityError | sqlite3.ProgrammingError | sqlite3.DataError
-    return isinstance(error, sqlite3.DatabaseError) and not isinstance(error, blameless)
+    if not isinstance(error, sqlite3.DatabaseError) or isinstance(error, blameless):
+        return False
+    return getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR
 
 
 def _resolve(batch: list[_Change]) -> None:

@@ -2,49 +2,72 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sqlite3
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 
 from proxy.errors import ConfigurationError, StoreError
 
+log = logging.getLogger(__name__)
+
 #: How long a write waits for another process's (the command line's, another worker's).
 _BUSY_MS = 5_000
+_WAL_RETRY_S = 0.01
 _SCHEME = "sqlite:///"
 
 
 class Database:
     """A SQLite file in WAL mode. Every commit is on disk when it returns (`synchronous=FULL`)."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, busy_ms: int = _BUSY_MS) -> None:
         """`url` is `sqlite:///relative/path` or `sqlite:////absolute/path`. Raises `ConfigurationError`."""
         if not url.startswith(_SCHEME) or url == _SCHEME:
             raise ConfigurationError(
                 f"database_url: {url.split(':', 1)[0]!r} is not supported yet; write sqlite:///path/to/file.db"
             )
+        if "?" in url:
+            raise ConfigurationError("database_url: options after a ? are not supported; write sqlite:///path/to/file")
         self.path = Path(url.removeprefix(_SCHEME))
+        self._busy_ms = busy_ms
 
     def create(self) -> None:
         """Make the file and bring its schema up to date. Raises `ConfigurationError` where that is impossible."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(self.connect()) as connection:
+            # Nobody else's to read: it holds who used what. SQLite gives its other files the same mode.
+            os.close(os.open(self.path, os.O_RDONLY | os.O_CREAT, 0o600))
+            with closing(self._open()) as connection:
+                self._switch_to_wal(connection)
                 migrate(connection)
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, ValueError, sqlite3.Error, StoreError) as error:
             raise ConfigurationError(f"database_url: {self.path}: {error}") from None
 
-    def connect(self, *, read_only: bool = False) -> sqlite3.Connection:
-        """A connection for use by one thread at a time."""
-        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
-        connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        if read_only:
-            connection.execute("PRAGMA query_only = ON")
+    def connect(self, *, read_only: bool = False, busy_ms: int | None = None) -> sqlite3.Connection:
+        """A connection for use by one thread at a time. Raises `sqlite3.Error`, also where `create` was not called."""
+        connection = self._open(busy_ms)
+        try:
+            schema, expected = _schema_of(connection), len(migrations())
+            if schema != expected:
+                raise sqlite3.OperationalError(f"the file has schema {schema}, not {expected}")
+            if read_only:
+                connection.execute("PRAGMA query_only = ON")
+        except BaseException:
+            connection.close()
+            raise
         return connection
+
+    def identity(self) -> tuple[int, int]:
+        """Which file it is that the path names just now. Raises `sqlite3.OperationalError` where there is none."""
+        try:
+            found = os.stat(self.path)  # noqa: PTH116 (before every commit: half the time of Path.stat)
+        except OSError as error:
+            raise sqlite3.OperationalError(f"{self.path}: {error.strerror}") from None
+        return found.st_dev, found.st_ino
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -52,18 +75,88 @@ class Database:
         with closing(self.connect()) as connection, begin(connection):
             yield connection
 
+    def _open(self, busy_ms: int | None = None) -> sqlite3.Connection:
+        # Never creating: a file that was deleted under a running server must not come back empty.
+        uri = f"{self.path.absolute().as_uri()}?mode=rw"
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        connection.execute(f"PRAGMA busy_timeout = {self._busy_ms if busy_ms is None else busy_ms}")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        return connection
+
+    def _switch_to_wal(self, connection: sqlite3.Connection) -> None:
+        """The file stays in WAL mode once it is. Of two servers that start at once, one finds it busy at this."""
+        deadline = time.monotonic() + self._busy_ms / 1000
+        while True:
+            try:
+                (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            except sqlite3.OperationalError as error:  # the busy timeout does not hold for this pragma
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(_WAL_RETRY_S)
+            else:
+                if mode != "wal":
+                    raise sqlite3.OperationalError("its file system cannot hold a write-ahead log")
+                return
+
+
+class Link:
+    """A connection that is opened when it is needed, and anew where the path names another file by then.
+
+    SQLite itself goes on with a file that was deleted, and all that is written to it is lost.
+    """
+
+    def __init__(self, database: Database, *, read_only: bool = False, busy_ms: int | None = None) -> None:
+        self._database = database
+        self._read_only = read_only
+        self._busy_ms = busy_ms
+        self._connection: sqlite3.Connection | None = None
+        self._identity = (0, 0)
+
+    def connection(self) -> sqlite3.Connection:
+        """The connection to the file that the path names now. Raises `sqlite3.Error`, also where the file is gone."""
+        identity = self._database.identity()
+        if self._connection is not None and identity != self._identity:
+            log.warning("%s was replaced, and the new file is used from now on", self._database.path)
+            self.close()
+        if self._connection is None:
+            self._connection = self._database.connect(read_only=self._read_only, busy_ms=self._busy_ms)
+            self._identity = identity
+        return self._connection
+
+    def close(self) -> None:
+        """Close the connection; `connection` opens it again."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
 
 @contextmanager
 def begin(connection: sqlite3.Connection) -> Iterator[None]:
-    """A write transaction: committed at the end, rolled back on any exception."""
+    """A write transaction: committed at the end, rolled back on any exception, also one of the commit itself."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
-            connection.execute("ROLLBACK")
+            with suppress(sqlite3.Error):  # the first error says more
+                connection.execute("ROLLBACK")
         raise
+
+
+@contextmanager
+def savepoint(connection: sqlite3.Connection) -> Iterator[None]:
+    """A part of a transaction that is undone alone on any exception."""
+    connection.execute("SAVEPOINT part")
+    try:
+        yield
+    except BaseException:
+        if connection.in_transaction:  # a full disk ends the whole transaction
+            connection.execute("ROLLBACK TO part")
+            connection.execute("RELEASE part")
+        raise
+    connection.execute("RELEASE part")
 
 
 def migrations() -> list[str]:
@@ -74,16 +167,23 @@ def migrations() -> list[str]:
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Apply the migrations that are missing, each in a transaction. Raises `StoreError` for a newer file."""
+    """Apply the migrations that are missing, in one transaction. Raises `StoreError` for a newer file."""
     scripts = migrations()
+    if _schema_of(connection) == len(scripts):
+        return  # without waiting for a writer: most commands only read
     with begin(connection):  # two servers that start at once migrate one after the other
-        applied = connection.execute("PRAGMA user_version").fetchone()[0]
+        applied = _schema_of(connection)
         if applied > len(scripts):
             raise StoreError(f"the database has schema {applied}, this version of Tollgate knows {len(scripts)}")
         for number, script in enumerate(scripts[applied:], applied + 1):
             for statement in _statements(script):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {number}")
+
+
+def _schema_of(connection: sqlite3.Connection) -> int:
+    number: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return number
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -10,8 +10,15 @@ from typing import Any
 
 from proxy.model import BUCKETS, EventState, Outcome, Settlement, Usage, UsageSource
 from proxy.store import queries
+from proxy.store.database import begin
 
 HOUR_MS = 3_600_000
+
+#: SQLite's largest integer. A sum stops here: beyond it would turn into a float.
+_COUNT_MAX = 2**63 - 1
+#: Of names that clients and upstreams choose; their requests may be of any size, the ledger's rows may not.
+_NAME_CHARS_MAX = 512
+_PROBE_BYTES = 1024 * 1024
 
 _buckets = attrgetter(*BUCKETS)
 _BUCKETS_FROM = 11
@@ -50,11 +57,21 @@ def record(connection: sqlite3.Connection, settlements: Sequence[Settlement]) ->
     connection.executemany(queries.INSERT_EVENT, map(_row, settlements))
     sums: dict[tuple[Any, ...], list[int]] = {}
     for one in settlements:
-        key = (one.subject, one.time_ms // HOUR_MS, one.model, one.endpoint, one.key_id, str(one.usage_source))
+        model = _name(one.model)
+        key = (one.subject, one.time_ms // HOUR_MS, model, one.endpoint, one.key_id, str(one.usage_source))
         amounts = (1, *_buckets(one.usage))
         known = sums.get(key)
         sums[key] = list(amounts) if known is None else [a + b for a, b in zip(known, amounts, strict=True)]
-    connection.executemany(queries.ADD_TO_ROLLUP, [(*key, *amounts) for key, amounts in sums.items()])
+    rollups = [(*key, *(min(amount, _COUNT_MAX) for amount in amounts)) for key, amounts in sums.items()]
+    connection.executemany(queries.ADD_TO_ROLLUP, rollups)
+
+
+def probe(connection: sqlite3.Connection) -> None:
+    """Write as much as a large batch would, and take it back. Raises `sqlite3.Error` where that is impossible."""
+    with begin(connection):
+        connection.execute(queries.INSERT_PROBE, (_PROBE_BYTES,))
+    with begin(connection):
+        connection.execute(queries.DELETE_PROBES)
 
 
 def event(connection: sqlite3.Connection, event_id: str) -> Delivery | None:
@@ -67,7 +84,7 @@ def newest(
 ) -> list[Delivery]:
     """The newest events first."""
     if state is not None:
-        rows: Iterable[Any] = connection.execute(queries.EVENTS_IN_STATE, (str(state), subject, subject, limit))
+        rows: Iterable[Any] = connection.execute(queries.EVENTS_IN_STATE[state], (subject, subject, limit))
     elif subject:
         rows = connection.execute(queries.EVENTS_OF_SUBJECT, (subject, limit))
     else:
@@ -78,7 +95,10 @@ def newest(
 def usage(connection: sqlite3.Connection, *, from_ms: int, to_ms: int, subject: str = "") -> list[UsageLine]:
     """Totals of the hours that begin in `[from_ms, to_ms)`."""
     hours = (-(-from_ms // HOUR_MS), -(-to_ms // HOUR_MS))
-    rows = connection.execute(queries.USAGE, (*hours, subject, subject))
+    if subject:
+        rows: Iterable[Any] = connection.execute(queries.USAGE_OF_SUBJECT, (*hours, subject))
+    else:
+        rows = connection.execute(queries.USAGE, hours)
     return [
         UsageLine(subject_, model, endpoint, UsageSource(source), requests, Usage(*buckets))
         for subject_, model, endpoint, source, requests, *buckets in rows
@@ -114,9 +134,9 @@ def _row(one: Settlement) -> tuple[Any, ...]:
         one.key_id,
         one.time_ms,
         one.endpoint,
-        one.requested_model,
-        one.model,
-        one.provider,
+        _name(one.requested_model),
+        _name(one.model),
+        _name(one.provider),
         one.streamed,
         one.status,
         one.outcome,
@@ -125,6 +145,13 @@ def _row(one: Settlement) -> tuple[Any, ...]:
         one.duration_ms,
         one.ttft_ms,
     )
+
+
+def _name(text: str) -> str:
+    """A name that others chose, as it is stored: bounded, and without lone surrogates, which SQLite does not take."""
+    if len(text) <= _NAME_CHARS_MAX and text.isascii():
+        return text
+    return text[:_NAME_CHARS_MAX].encode("utf-8", "replace").decode()
 
 
 def _delivery(row: Sequence[Any]) -> Delivery:

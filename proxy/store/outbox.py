@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ import orjson
 from proxy.model import EventState, Settlement
 from proxy.store import queries
 from proxy.store.commit import GroupCommit
-from proxy.store.database import Database
+from proxy.store.database import Database, Link
 from proxy.store.ledger import settlement_of
 
 _ERROR_CHARS_MAX = 2_000
@@ -20,7 +21,7 @@ _ERROR_CHARS_MAX = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits for the sink. `oldest_ms` is the time of the oldest pending event."""
+    """What waits for the sink. `oldest_ms` is the time of the pending event that was recorded first."""
 
     pending: int
     dead: int
@@ -41,12 +42,12 @@ def accept(connection: sqlite3.Connection, ids: Sequence[str], now_ms: int) -> N
 def refuse(connection: sqlite3.Connection, event_id: str, words: str) -> None:
     """The sink refused this event for good; `words` is what it said."""
     ids = orjson.dumps([event_id]).decode()
-    connection.execute(queries.MOVE_EVENTS, (EventState.DEAD, words[:_ERROR_CHARS_MAX], None, ids))
+    connection.execute(queries.MOVE_EVENTS, (EventState.DEAD, _bounded(words), None, ids))
 
 
 def note_failure(connection: sqlite3.Connection, ids: Sequence[str], words: str) -> None:
     """A try failed and will be made again."""
-    connection.execute(queries.NOTE_FAILURE, (words[:_ERROR_CHARS_MAX], orjson.dumps(ids).decode()))
+    connection.execute(queries.NOTE_FAILURE, (_bounded(words), orjson.dumps(ids).decode()))
 
 
 def backlog(connection: sqlite3.Connection) -> Backlog:
@@ -63,10 +64,10 @@ class Outbox:
     """
 
     def __init__(self, database: Database, commit: GroupCommit, now_ms: Callable[[], int]) -> None:
-        self._database = database
         self._commit = commit
         self._now_ms = now_ms
-        self._connection: sqlite3.Connection | None = None
+        self._link = Link(database, read_only=True)
+        self._reading = threading.Lock()
 
     async def pending(self, limit: int) -> list[Settlement]:
         return await asyncio.to_thread(self._pending, limit)
@@ -83,11 +84,17 @@ class Outbox:
 
     def close(self) -> None:
         """Close the reading connection; a later read opens it again."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        with self._reading:  # a read whose caller was cancelled goes on in its thread
+            self._link.close()
 
     def _pending(self, limit: int) -> list[Settlement]:
-        if self._connection is None:
-            self._connection = self._database.connect(read_only=True)
-        return pending(self._connection, limit)
+        with self._reading:
+            try:
+                return pending(self._link.connection(), limit)
+            except sqlite3.Error:
+                self._link.close()
+                raise
+
+
+def _bounded(words: str) -> str:
+    return words[:_ERROR_CHARS_MAX].encode("utf-8", "replace").decode()

@@ -28,8 +28,10 @@ INSERT INTO revision VALUES (0);
 
 CREATE TRIGGER tenants_inserted AFTER INSERT ON tenants BEGIN UPDATE revision SET number = number + 1; END;
 CREATE TRIGGER tenants_updated AFTER UPDATE ON tenants BEGIN UPDATE revision SET number = number + 1; END;
+CREATE TRIGGER tenants_deleted AFTER DELETE ON tenants BEGIN UPDATE revision SET number = number + 1; END;
 CREATE TRIGGER keys_inserted AFTER INSERT ON keys BEGIN UPDATE revision SET number = number + 1; END;
 CREATE TRIGGER keys_updated AFTER UPDATE ON keys BEGIN UPDATE revision SET number = number + 1; END;
+CREATE TRIGGER keys_deleted AFTER DELETE ON keys BEGIN UPDATE revision SET number = number + 1; END;
 
 -- Settlements, and the outbox: a row is one request, how it ended, and where its event stands.
 CREATE TABLE events (
@@ -60,8 +62,9 @@ CREATE TABLE events (
     error           TEXT NOT NULL DEFAULT '',
     delivered_ms    INTEGER
 );
-CREATE INDEX events_pending ON events (seq) WHERE state = 'pending';
-CREATE INDEX events_dead ON events (seq) WHERE state = 'dead';
+-- By state and then, as every index, by seq. The state is constant in them; without it counting would read every row.
+CREATE INDEX events_pending ON events (state) WHERE state = 'pending';
+CREATE INDEX events_dead ON events (state) WHERE state = 'dead';
 
 -- Totals per subject, hour (unix hours), model, endpoint, key and source of the numbers.
 CREATE TABLE rollups (
@@ -81,3 +84,7 @@ CREATE TABLE rollups (
     audio_output   INTEGER NOT NULL,
     PRIMARY KEY (subject, hour, model, endpoint, key_id, usage_source)
 ) WITHOUT ROWID;
+CREATE INDEX rollups_by_hour ON rollups (hour);
+
+-- Empty. A ledger that failed writes here, and takes it back, to see whether it can be written again.
+CREATE TABLE probe (filler BLOB NOT NULL);

@@ -12,11 +12,9 @@ from typing import Any
 import orjson
 
 from proxy.errors import StoreError
-from proxy.model import Key, Tenant
+from proxy.model import SUBJECT_PATTERN, Key, Tenant
 from proxy.store import queries
 
-#: What a tenant's id, which is an event's subject, may be.
-SUBJECT_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
 _KEY_PATTERN = re.compile(r"[\x21-\x7e]{8,256}")
 _HINT_CHARS = 4
 

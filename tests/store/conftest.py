@@ -1,0 +1,28 @@
+"""A real SQLite file, and a connection to look at it from outside."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from proxy.store.database import Database
+
+#: Short, so that a test need not wait long for a file that stays locked.
+BUSY_MS = 50
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    made = Database(f"sqlite:///{tmp_path}/tollgate.db", busy_ms=BUSY_MS)
+    made.create()
+    return made
+
+
+@pytest.fixture
+def connection(database: Database) -> Iterator[sqlite3.Connection]:
+    with closing(database.connect()) as made:
+        yield made

@@ -1,0 +1,165 @@
+"""Settlements as rows, and the totals that are read from them."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from contextlib import closing
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.model import EventState, Settlement, Usage, UsageSource
+from proxy.store import ledger, outbox
+from proxy.store.database import Database, begin
+from proxy.store.ledger import HOUR_MS, record
+from tests.store.samples import SAMPLE, TIME_MS, any_settlement, rollups, settlement, settlements, sums_of_events
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(any_settlement, max_size=8))
+def test_every_settlement_comes_back_as_it_was(batch: list[Settlement]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        database = Database(f"sqlite:///{folder}/tollgate.db")
+        database.create()
+        with database.transaction() as connection:
+            record(connection, batch)
+        with closing(database.connect(read_only=True)) as connection:
+            found = ledger.newest(connection, limit=100)
+            assert [delivery.settlement for delivery in found] == batch[::-1]
+            assert outbox.pending(connection, 100) == batch
+            assert rollups(connection) == sums_of_events(connection)
+
+
+@pytest.mark.parametrize(
+    "name", ["nul\0inside", "emoji 🙂", "\N{COMBINING ACUTE ACCENT}", "ft:gpt-4o:org::id", "'; --"]
+)
+def test_names_that_clients_choose_are_kept(connection: sqlite3.Connection, name: str) -> None:
+    record(connection, [settlement("req_1", requested_model=name, model=name)])
+    delivery = ledger.event(connection, "req_1")
+    assert delivery is not None
+    assert delivery.settlement.requested_model == delivery.settlement.model == name
+    (line,) = ledger.usage(connection, from_ms=0, to_ms=2 * TIME_MS)
+    assert line.model == name
+
+
+def test_a_name_that_is_no_text_does_not_keep_its_event_from_being_written(connection: sqlite3.Connection) -> None:
+    record(connection, [settlement("req_1", model="gpt-\ud83d", requested_model="\udfff", provider="\ud800é")])
+    delivery = ledger.event(connection, "req_1")
+    assert delivery is not None
+    assert delivery.settlement.model == "gpt-?"
+    assert delivery.settlement.provider == "?é"
+    assert rollups(connection) == sums_of_events(connection)
+
+
+def test_a_name_of_any_size_takes_a_bounded_row(connection: sqlite3.Connection) -> None:
+    record(connection, [settlement("req_1", model="m" * 10_000_000, requested_model="é" * 10_000_000)])
+    delivery = ledger.event(connection, "req_1")
+    assert delivery is not None
+    assert delivery.settlement.model == "m" * 512
+    assert delivery.settlement.requested_model == "é" * 512
+    assert rollups(connection) == sums_of_events(connection)
+
+
+def test_an_event_is_recorded_once(connection: sqlite3.Connection) -> None:
+    with begin(connection):
+        record(connection, [SAMPLE])
+    with pytest.raises(sqlite3.IntegrityError), begin(connection):
+        record(connection, [settlement("req_2"), SAMPLE])
+    assert ledger.event(connection, "req_2") is None
+    assert rollups(connection) == sums_of_events(connection)
+
+
+def test_an_unknown_event_is_none(connection: sqlite3.Connection) -> None:
+    assert ledger.event(connection, "req_none") is None
+
+
+def test_an_event_tells_how_its_delivery_stands(connection: sqlite3.Connection) -> None:
+    record(connection, settlements(3))
+    outbox.note_failure(connection, ["req_000000"], "no answer")
+    outbox.accept(connection, ["req_000001"], now_ms=77)
+    outbox.refuse(connection, "req_000002", "unknown subject")
+    found = [ledger.event(connection, one.id) for one in settlements(3)]
+    assert [(one.state, one.attempts, one.error, one.delivered_ms) for one in found if one is not None] == [
+        (EventState.PENDING, 1, "no answer", None),
+        (EventState.ACCEPTED, 1, "", 77),
+        (EventState.DEAD, 1, "unknown subject", None),
+    ]
+
+
+def test_newest_comes_first_all_or_of_a_subject_or_a_state(connection: sqlite3.Connection) -> None:
+    mine, theirs = settlements(4), [settlement("other", subject="user-002")]
+    record(connection, [*mine, *theirs])
+    outbox.refuse(connection, "req_000001", "no")
+    outbox.refuse(connection, "other", "no")
+
+    def found(**options: object) -> list[str]:
+        return [one.settlement.id for one in ledger.newest(connection, **options)]  # type: ignore[arg-type]
+
+    assert found(limit=2) == ["other", "req_000003"]
+    assert found(limit=9, subject="user-001") == ["req_000003", "req_000002", "req_000001", "req_000000"]
+    assert found(limit=9, state=EventState.DEAD) == ["other", "req_000001"]
+    assert found(limit=9, state=EventState.DEAD, subject="user-001") == ["req_000001"]
+    assert found(limit=9, state=EventState.ACCEPTED) == []
+    assert found(limit=0) == []
+
+
+def test_usage_counts_the_hours_that_begin_in_a_half_open_interval(connection: sqlite3.Connection) -> None:
+    hour = TIME_MS // HOUR_MS * HOUR_MS
+    times = [hour - 1, hour, hour + HOUR_MS - 1, hour + HOUR_MS]
+    record(connection, [settlement(f"req_{at}", time_ms=at) for at in times])
+
+    def requests(from_ms: int, to_ms: int) -> int:
+        return sum(line.requests for line in ledger.usage(connection, from_ms=from_ms, to_ms=to_ms))
+
+    assert requests(hour, hour + HOUR_MS) == 2
+    assert requests(hour, hour + HOUR_MS + 1) == 3
+    assert requests(hour + 1, hour + HOUR_MS) == 0
+    assert requests(hour - HOUR_MS, hour) == 1
+    assert requests(hour, hour) == 0
+    assert requests(0, 2**53) == 4
+
+
+def test_usage_is_told_by_subject_model_endpoint_and_source(connection: sqlite3.Connection) -> None:
+    record(connection, settlements(3))
+    record(
+        connection,
+        [
+            settlement("other-key", key_id="key_2"),
+            settlement("other-subject", subject="user-002"),
+            settlement("other-source", usage_source=UsageSource.NONE, usage=Usage()),
+        ],
+    )
+    lines = ledger.usage(connection, from_ms=0, to_ms=2 * TIME_MS)
+    assert [(line.subject, line.usage_source, line.requests, line.usage.total_tokens) for line in lines] == [
+        ("user-001", UsageSource.NONE, 1, 0),
+        ("user-001", UsageSource.REPORTED, 4, 4 * 247),
+        ("user-002", UsageSource.REPORTED, 1, 247),
+    ]
+    assert ledger.usage(connection, from_ms=0, to_ms=2 * TIME_MS, subject="user-002") == lines[2:]
+    assert ledger.usage(connection, from_ms=0, to_ms=2 * TIME_MS, subject="nobody") == []
+
+
+def test_the_largest_counts_are_summed_exactly(connection: sqlite3.Connection) -> None:
+    most = Usage(*[2**53] * 7)
+    for start in range(0, 1000, 100):
+        record(connection, [settlement(f"req_{start + number}", usage=most) for number in range(100)])
+    (line,) = ledger.usage(connection, from_ms=0, to_ms=2 * TIME_MS)
+    assert line.usage == Usage(*[1000 * 2**53] * 7)
+
+
+def test_sums_beyond_sqlites_integers_never_turn_into_floats(connection: sqlite3.Connection) -> None:
+    much = Usage(text_output=2**62)
+    record(connection, [settlement(f"req_{number}", usage=much) for number in range(4)])
+    record(connection, [settlement("req_more", usage=much)])
+    (line,) = ledger.usage(connection, from_ms=0, to_ms=2 * TIME_MS)
+    assert (line.requests, line.usage.text_output) == (5, 2**63 - 1)
+    record(connection, [settlement("req_later", usage=much, time_ms=TIME_MS + HOUR_MS)])
+    with pytest.raises(sqlite3.OperationalError, match="integer overflow"):
+        ledger.usage(connection, from_ms=0, to_ms=2 * TIME_MS)
+
+
+def test_a_probe_leaves_nothing_behind(connection: sqlite3.Connection) -> None:
+    ledger.probe(connection)
+    assert connection.execute("SELECT count(*) FROM probe").fetchone() == (0,)

@@ -1,0 +1,84 @@
+"""The plans of the queries that must cost the same at ten million events as at ten."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+
+from proxy.model import BUCKETS, EventState
+from proxy.store import queries
+from proxy.store.database import begin
+from proxy.store.ledger import record
+from tests.store.samples import settlements
+
+
+def plan(connection: sqlite3.Connection, sql: str) -> str:
+    parameters = [None] * sql.count("?")
+    return " | ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters))
+
+
+@pytest.fixture(params=["empty", "large", "large and analysed"])
+def ledger(request: pytest.FixtureRequest, connection: sqlite3.Connection) -> sqlite3.Connection:
+    """Plans must not depend on how much there is, nor on whether somebody ran ANALYZE."""
+    if request.param != "empty":
+        with begin(connection):
+            record(connection, settlements(2_000))
+    if "analysed" in request.param:
+        connection.execute("ANALYZE")
+    return connection
+
+
+def test_what_is_pending_is_read_from_its_index_in_order(ledger: sqlite3.Connection) -> None:
+    found = plan(ledger, queries.PENDING_EVENTS)
+    assert found == "SEARCH events USING INDEX events_pending (state=?)"
+
+
+@pytest.mark.parametrize("sql", [queries.MOVE_EVENTS, queries.NOTE_FAILURE], ids=["MOVE_EVENTS", "NOTE_FAILURE"])
+def test_events_are_moved_by_their_unique_ids(ledger: sqlite3.Connection, sql: str) -> None:
+    assert "SEARCH events USING INDEX sqlite_autoindex_events_1 (id=?)" in plan(ledger, sql)
+
+
+def test_the_backlog_is_counted_without_reading_events(ledger: sqlite3.Connection) -> None:
+    found = plan(ledger, queries.PENDING_COUNT)
+    assert found.startswith("SEARCH events USING COVERING INDEX events_pending (state=?)")
+    assert found.endswith("SEARCH events USING INDEX events_pending (state=?)")
+    assert plan(ledger, queries.DEAD_COUNT) == "SEARCH events USING COVERING INDEX events_dead (state=?)"
+
+
+@pytest.mark.parametrize("state", [EventState.PENDING, EventState.DEAD])
+def test_the_rare_states_are_listed_from_their_indexes(ledger: sqlite3.Connection, state: EventState) -> None:
+    assert plan(ledger, queries.EVENTS_IN_STATE[state]) == f"SEARCH events USING INDEX events_{state} (state=?)"
+
+
+def test_one_event_is_found_by_its_id(ledger: sqlite3.Connection) -> None:
+    assert plan(ledger, queries.EVENT) == "SEARCH events USING INDEX sqlite_autoindex_events_1 (id=?)"
+
+
+def test_the_newest_events_are_read_backwards(ledger: sqlite3.Connection) -> None:
+    assert plan(ledger, queries.EVENTS_NEWEST) == "SCAN events"
+
+
+def test_usage_reads_only_its_subject_or_its_hours(ledger: sqlite3.Connection) -> None:
+    assert "SEARCH rollups USING PRIMARY KEY (subject=? AND hour>? AND hour<?)" in plan(
+        ledger, queries.USAGE_OF_SUBJECT
+    )
+    assert "events" not in plan(ledger, queries.USAGE)
+
+
+def test_a_key_is_found_by_its_hash(ledger: sqlite3.Connection) -> None:
+    assert "SEARCH keys USING INDEX sqlite_autoindex_keys_2 (hash=?)" in plan(ledger, queries.CALLER)
+
+
+def test_every_query_is_valid(connection: sqlite3.Connection) -> None:
+    for name, value in vars(queries).items():
+        if name.isupper() and not name.startswith("_") and name != "BUCKETS":
+            for sql in value.values() if isinstance(value, dict) else (value,):
+                plan(connection, sql)
+
+
+def test_the_buckets_stand_in_the_columns_order(connection: sqlite3.Connection) -> None:
+    for table in ("events", "rollups"):
+        columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+        start = columns.index(BUCKETS[0])
+        assert tuple(columns[start : start + len(BUCKETS)]) == BUCKETS
