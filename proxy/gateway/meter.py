@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,25 +11,28 @@ import orjson
 
 from proxy.errors import BadAnswer
 from proxy.model import NO_USAGE, Usage, UsageSource
-from proxy.wire import headers as header
 from proxy.wire import usage as usage_shapes
+from proxy.wire.body import members
 from proxy.wire.coding import Decoder, Identity, Undecodable, decoder
 from proxy.wire.sse import DONE, LATE_LF, Splitter, data_of
 
 #: What the meter keeps of one answer at most; a larger one passes, unread.
 BODY_BYTES_MAX = 64 * 1024 * 1024
+#: What it keeps of one event, and what the coded bytes that come at once may unfold to.
 EVENT_BYTES_MAX = 16 * 1024 * 1024
 _MODEL_CHARS_MAX = 256
 
 #: The events that end a stream of the Responses API, which has no [DONE].
-_LAST_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed"})
-_FAILED_EVENTS = frozenset({"response.failed", "error"})
+_LAST_EVENTS = ("response.completed", "response.incomplete", "response.failed")
+_FAILED_EVENTS = ("response.failed", "error")
 
-# White space inside an event's data, which may go on over `data:` lines.
-_SPACE = rb"(?:[ \t\r\n]|(?<=[\r\n])data:)*"
-_NULL_USAGE = rb'"usage"' + _SPACE + rb":" + _SPACE + rb"null"
-_NULL_USAGE_AFTER = re.compile(rb"," + _SPACE + _NULL_USAGE)
-_NULL_USAGE_FIRST = re.compile(_NULL_USAGE + _SPACE + rb"," + _SPACE)
+#: An error told by the event itself, not by its data: `event: error`, or a bare line `error: {…}`.
+_ERROR_LINE = re.compile(rb"(?:\A|[\r\n])(?:event: ?error *(?:[\r\n]|\Z)|error:)")
+
+#: `"usage":null` with one closing brace after it, the last of the event: so it is a member of the outermost object.
+_NULL_USAGE_LAST = re.compile(rb',[ \t]*"usage"[ \t]*:[ \t]*null(?=[^}\r\n]*\}[\r\n]*\Z)')
+#: The bytes of an event that are not its data: what begins a `data` line, and the other lines.
+_NOT_DATA = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|(?<=[\r\n]))(?:data:|(?!data:)[^\r\n]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class Reading:
 class Meter(Protocol):
     """Sees an answer's bytes on their way to the client."""
 
+    rewrites: bool  #: the client gets other bytes than the upstream sent: plain ones, of another length
     last_event_seen: bool  #: the stream has said its last word, although its end has not come yet
 
     def feed(self, data: bytes) -> bytes:
@@ -66,16 +71,10 @@ def meter_for(content_type: bytes | None, content_encoding: bytes | None, *, hid
     return PlainMeter(decode)
 
 
-def hidden_headers(headers: header.Headers) -> frozenset[bytes]:
-    """The headers that no longer hold once usage is cut out of a stream: its length, and its coding."""
-    if decoder(header.get(headers, b"content-encoding")) is None:
-        return frozenset()
-    return frozenset({b"content-length", b"content-encoding"})
-
-
 class Blind:
     """Passes everything and reads nothing: an answer that cannot be read, or that is not metered."""
 
+    rewrites = False
     last_event_seen = False
 
     def feed(self, data: bytes) -> bytes:
@@ -91,47 +90,52 @@ class Blind:
 class PlainMeter:
     """A JSON answer, read when it is whole. Also an event stream that is not labelled as one."""
 
+    rewrites = False
     last_event_seen = False
 
     def __init__(self, decode: Decoder) -> None:
         self._decode = decode
         self._copy: list[bytes] = []
-        self._copied_bytes = 0
+        self._room = BODY_BYTES_MAX
 
     def feed(self, data: bytes) -> bytes:
-        self._copied_bytes += len(data)
-        if self._copied_bytes <= BODY_BYTES_MAX:
-            self._copy.append(data)
+        if self._room >= 0:
+            try:
+                plain = self._decode.decode(data, self._room)
+            except Undecodable:
+                self._room = -1
+            else:
+                self._room -= len(plain)
+                self._copy.append(plain)
+            if self._room < 0:
+                self._copy.clear()
         return data
 
     def finish(self) -> bytes:
         return b""
 
     def reading(self) -> Reading:
-        if self._copied_bytes > BODY_BYTES_MAX:
-            return Reading()
-        try:
-            body = self._decode.decode(b"".join(self._copy))
-        except Undecodable:
-            return Reading()
-        self._decode, self._copy = Identity(), [body]  # a second reading must not decode twice
-        try:
-            answer = orjson.loads(body)
-        except orjson.JSONDecodeError:
+        body = b"".join(self._copy)
+        answer = _object(body)
+        if answer is None and b"data:" in body:
             stream = StreamMeter(Identity(), hides_usage=False)
             stream.feed(body)
             stream.finish()
             return stream.reading()
-        return _read(answer) if isinstance(answer, dict) else Reading()
+        if answer is None:
+            return Reading()
+        usage = _usage(answer)
+        source = UsageSource.NONE if usage is None else UsageSource.REPORTED
+        return Reading(usage or NO_USAGE, source, _model(answer), _has_failed(answer))
 
 
 class StreamMeter:
     """A stream of server-sent events. Of several usage objects the last counts: they are cumulative."""
 
     def __init__(self, decode: Decoder, *, hides_usage: bool) -> None:
+        self.rewrites = hides_usage
         self.last_event_seen = False
         self._decode: Decoder | None = decode
-        self._hides_usage = hides_usage
         self._splitter = Splitter(EVENT_BYTES_MAX)
         self._dropped = False
         self._usage: Usage | None = None
@@ -142,95 +146,120 @@ class StreamMeter:
         if self._decode is None:
             return data
         try:
-            plain = self._decode.decode(data)
+            plain = self._decode.decode(data, EVENT_BYTES_MAX)
         except Undecodable as error:
-            if self._hides_usage:
+            if self.rewrites:
                 raise BadAnswer(f"The upstream's answer is not what its Content-Encoding says: {error}.") from None
             self._decode = None
             return data
-        shown = [self._pass(raw, whole=whole) for raw, whole in self._splitter.feed(plain)]
-        return b"".join(shown) if self._hides_usage else data
+        if not self._may_matter(plain) and self._splitter.skip(plain):
+            self._dropped = False
+            return plain if self.rewrites else data
+        shown = [self._pass(raw, whole) for raw, whole in self._splitter.feed(plain)]
+        return b"".join(shown) if self.rewrites else data
 
     def finish(self) -> bytes:
-        shown = [self._pass(raw, whole=whole) for raw, whole in self._splitter.flush()]
-        return b"".join(shown) if self._hides_usage else b""
+        shown = [self._pass(raw, whole) for raw, whole in self._splitter.flush()]
+        return b"".join(shown) if self.rewrites else b""
 
     def reading(self) -> Reading:
         source = UsageSource.NONE if self._usage is None else UsageSource.REPORTED
         return Reading(self._usage or NO_USAGE, source, self._model, self._failed)
 
-    def _pass(self, raw: bytes, *, whole: bool) -> bytes:
+    def _may_matter(self, data: bytes) -> bool:
+        """Whether `data` must be looked into. Most events of a long stream hold text and nothing else."""
+        return b'"usage"' in data or b"error" in data or b"[DONE]" in data or b'"response"' in data or not self._model
+
+    def _pass(self, raw: bytes, whole: bool) -> bytes:
         if not whole:
-            self._dropped = self._dropped and raw == LATE_LF.raw
+            self._dropped = self._dropped and (raw, whole) == LATE_LF
             return b"" if self._dropped else raw
         self._dropped = False
-        # Looked into only where it can matter: most events of a long stream hold text and nothing else.
-        if b'"usage"' not in raw and b'"error"' not in raw and self._model:
-            if b"[DONE]" in raw and data_of(raw).strip() == DONE:
-                self.last_event_seen = True
+        if not self._may_matter(raw):
             return raw
+        if self._model and (null := _only_null_usage(raw)):
+            return raw[: null.start()] + raw[null.end() :] if self.rewrites else raw
+        if b"error" in raw and _ERROR_LINE.search(raw):
+            self._failed = True
         data = data_of(raw)
-        try:
-            event = orjson.loads(data)
-        except orjson.JSONDecodeError:
-            if data.strip() == DONE:
-                self.last_event_seen = True
-            return raw
-        if not isinstance(event, dict):
+        event = _object(data)
+        if event is None:
+            self.last_event_seen = self.last_event_seen or data.strip() == DONE
             return raw
         self._note(event)
-        return self._shown(raw, event) if self._hides_usage else raw
+        return self._shown(raw, event) if self.rewrites else raw
 
     def _note(self, event: dict[str, Any]) -> None:
-        read = _read(event)
-        if read.usage_source is UsageSource.REPORTED:
-            self._usage = read.usage
-        self._model = self._model or read.model
-        self._failed = self._failed or read.failed
+        self._usage = _usage(event) or self._usage
+        self._model = self._model or _model(event)
+        self._failed = self._failed or _has_failed(event)
         if event.get("type") in _LAST_EVENTS:
             self.last_event_seen = True
 
     def _shown(self, raw: bytes, event: dict[str, Any]) -> bytes:
         """The event as a client sees it that did not ask for usage. Content is never dropped, nothing rewritten."""
-        if "usage" not in event:
-            return raw
-        if event["usage"] is None:
+        usage = event.get("usage", False)
+        if usage is None:
             return _without_null_usage(raw)
-        if not event.get("choices") and not event.get("error"):
+        if isinstance(usage, dict) and not event.get("choices", True) and not event.get("error"):
             self._dropped = True
             return b""
         return raw
 
 
-def _without_null_usage(raw: bytes) -> bytes:
-    """An event without its top-level `"usage":null`.
+def _only_null_usage(raw: bytes) -> re.Match[bytes] | None:
+    """A top-level `"usage":null` that is all that matters in an event.
 
-    Where `"usage"` occurs once it is the top-level one (inside a string its quotes would be escaped). Of several,
-    it is the one whose removal takes the key away and leaves the rest.
+    Found without parsing, because a stream that we made to report its usage has it in every chunk but the last.
     """
-    cuts = [*_NULL_USAGE_AFTER.finditer(raw), *_NULL_USAGE_FIRST.finditer(raw)]
-    if raw.count(b'"usage"') == 1:
-        return raw[: cuts[0].start()] + raw[cuts[0].end() :] if cuts else raw
-    expected = orjson.loads(data_of(raw))
-    del expected["usage"]
-    for cut in cuts:
-        shorter = raw[: cut.start()] + raw[cut.end() :]
+    at = raw.find(b'"usage"')
+    if raw.find(b'"usage"', at + 1) >= 0 or b"error" in raw or b'"response"' in raw:
+        return None
+    if not raw.startswith(b"data:") or raw.find(b"\n", 0, at) >= 0 or raw.find(b"\r", 0, at) >= 0:
+        return None  # it stands in a later line, perhaps a comment
+    return _NULL_USAGE_LAST.match(raw, raw.rfind(b",", 0, at))
+
+
+def _without_null_usage(raw: bytes) -> bytes:
+    """An event, known to have it, without its top-level `"usage":null`."""
+    # The mask has the event's length, so that what is found in the data is found in the event.
+    data = _NOT_DATA.sub(lambda other: b" " * len(other[0]), raw)
+    found_at = [*members(data)]
+    at = max(at for at, member in enumerate(found_at) if member.name == "usage")
+    if at > 0:
+        return raw[: found_at[at - 1].end] + raw[found_at[at].end :]
+    end = found_at[1].start if len(found_at) > 1 else found_at[0].end
+    return raw[: found_at[0].start] + raw[end:]
+
+
+def _object(data: bytes) -> dict[str, Any] | None:
+    """The JSON object that `data` is, if it is one.
+
+    Answers hold what strict JSON forbids: half an emoji as a lone surrogate, half a character of UTF-8, -Infinity for
+    a logprob. Clients read them, so they are metered.
+    """
+    try:
+        parsed = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        if not data.lstrip().startswith(b"{"):
+            return None
         try:
-            if orjson.loads(data_of(shorter)) == expected:
-                return shorter
-        except orjson.JSONDecodeError:
-            continue
-    return raw
+            parsed = json.loads(data.decode(errors="replace"))
+        except (ValueError, RecursionError):
+            return None
+    return parsed if isinstance(parsed, dict) else None
 
 
-def _read(answer: dict[str, Any]) -> Reading:
+def _usage(answer: dict[str, Any]) -> Usage | None:
     found = usage_shapes.find(answer)
-    usage = usage_shapes.normalise(found) if found is not None else None
+    return None if found is None else usage_shapes.normalise(found)
+
+
+def _model(answer: dict[str, Any]) -> str:
     inner = answer.get("response")
     model = answer.get("model") or (inner.get("model") if isinstance(inner, dict) else None)
-    return Reading(
-        usage or NO_USAGE,
-        UsageSource.NONE if usage is None else UsageSource.REPORTED,
-        model[:_MODEL_CHARS_MAX] if isinstance(model, str) else "",
-        failed=bool(answer.get("error")) or answer.get("type") in _FAILED_EVENTS,
-    )
+    return model[:_MODEL_CHARS_MAX] if isinstance(model, str) else ""
+
+
+def _has_failed(answer: dict[str, Any]) -> bool:
+    return bool(answer.get("error")) or answer.get("type") in _FAILED_EVENTS

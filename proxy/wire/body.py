@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,11 +13,21 @@ import orjson
 from proxy.errors import InvalidRequest
 
 #: The members that decide what is metered and admitted. Each may stand in a body once, spelled exactly so: of two,
-#: one upstream reads the first and another the last; and Go's decoder takes "Model" for "model".
+#: one upstream reads the first and another the last; and Go's decoder takes "Model", and "ſtream", for the same.
 _DECIDING = frozenset({"model", "stream", "stream_options"})
-_DECIDING_QUOTED = tuple(f'"{name}"'.encode() for name in _DECIDING)
 
-_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]', re.DOTALL)
+#: No real name of a model is longer or holds a character that cannot be printed; ledgers and logs keep it.
+_MODEL_CHARS_MAX = 256
+
+#: A letter or underscore written as an escape, as a member's name could be to hide it. (Others are common: \u00e9.)
+_ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")
+
+# Possessive: a string of a million escapes must not leave a million places to go back to.
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_NAME = re.compile(rb"[ \t\r\n]*(%b)[ \t\r\n]*:[ \t\r\n]*" % _STRING, re.DOTALL)
+_SCALAR = re.compile(rb"%b|[^,}\s]+" % _STRING, re.DOTALL)
+_NESTED = re.compile(rb"%b|\{|\}|\[|\]" % _STRING, re.DOTALL)
+_AFTER = re.compile(rb"[ \t\r\n]*([,}])")
 
 _INCLUDE_USAGE = b'"include_usage":true'
 
@@ -53,41 +64,54 @@ def read(raw: bytes, *, usage_on_request: bool) -> Ask:
         raise InvalidRequest(f"The body of your request is not valid JSON: {error}.", code="invalid_json") from None
     if not isinstance(parsed, dict):
         raise InvalidRequest("The body of your request must be a JSON object.", code="invalid_json")
-    _refuse_ambiguous(raw, parsed)
+    escaped = b"\\u00" in raw and _ESCAPED_LETTER.search(raw) is not None
+    _refuse_ambiguous(raw, parsed, escaped=escaped)
     model = parsed.get("model")
-    if model is not None and not isinstance(model, str):
+    if model is None:
+        model = ""
+    elif not isinstance(model, str):
         raise InvalidRequest("'model' must be a string.", param="model", code="invalid_type")
+    elif len(model) > _MODEL_CHARS_MAX or not model.isprintable():
+        message = f"'model' must be at most {_MODEL_CHARS_MAX} printable characters."
+        raise InvalidRequest(message, param="model", code="invalid_value")
     streamed = parsed.get("stream")
     if streamed is not None and not isinstance(streamed, bool):
         raise InvalidRequest("'stream' must be true or false.", param="stream", code="invalid_type")
     if streamed and usage_on_request:
         options = parsed.get("stream_options")
-        asked = isinstance(options, dict) and options.get("include_usage") is True
-        return Ask(raw if asked else _force_usage(raw, options), model or "", streamed=True, hides_usage=not asked)
-    return Ask(raw, model or "", streamed=bool(streamed), hides_usage=False)
+        if isinstance(options, dict) and options.get("include_usage") is True:
+            plainly = len(options) == raw.count(b"include_usage") == 1 and not escaped
+            return Ask(raw if plainly else _force_usage(raw, parsed), model, streamed=True, hides_usage=False)
+        return Ask(_force_usage(raw, parsed), model, streamed=True, hides_usage=True)
+    return Ask(raw, model, streamed=bool(streamed), hides_usage=False)
 
 
-def _refuse_ambiguous(raw: bytes, parsed: dict[str, Any]) -> None:
+def _refuse_ambiguous(raw: bytes, parsed: dict[str, Any], *, escaped: bool) -> None:
     for name in parsed:
-        if name not in _DECIDING and name.lower() in _DECIDING:
-            message = f"Write '{name.lower()}' in lower case, not '{name}': upstreams differ in how they read it."
-            raise InvalidRequest(message, param=name.lower(), code="ambiguous_field")
+        if name not in _DECIDING and (folded := name.casefold()) in _DECIDING:
+            message = f"Write '{folded}' in lower case, not '{name}': upstreams differ in how they read it."
+            raise InvalidRequest(message, param=folded, code="ambiguous_field")
     # Scanning takes time, and only a name that occurs twice, or is spelled with escapes, can hide a duplicate.
-    if b"\\u00" in raw or any(raw.count(quoted) > 1 for quoted in _DECIDING_QUOTED):
-        seen = set()
-        for member in members(raw):
-            if member.name in seen and member.name in _DECIDING:
-                message = f"'{member.name}' stands in the body more than once; send it once."
-                raise InvalidRequest(message, param=member.name, code="duplicate_field")
+    streams = ("stream" in parsed) + ("stream_options" in parsed)
+    repeated = raw.count(b'"model"') > 1 or (streams and raw.count(b'"stream') > streams)
+    if not repeated and not escaped:
+        return
+    seen = set()
+    for member in members(raw):
+        if member.name in seen:
+            message = f"'{member.name}' stands in the body more than once; send it once."
+            raise InvalidRequest(message, param=member.name, code="duplicate_field")
+        if member.name in _DECIDING:
             seen.add(member.name)
 
 
-def _force_usage(raw: bytes, options: object) -> bytes:
+def _force_usage(raw: bytes, parsed: dict[str, Any]) -> bytes:
     """The body with `stream_options.include_usage` true and every other byte as it came."""
-    where = next((member for member in members(raw) if member.name == "stream_options"), None)
-    if where is None:
+    if "stream_options" not in parsed:
         opening = raw.index(b"{") + 1
         return b'%b"stream_options":{%b},%b' % (raw[:opening], _INCLUDE_USAGE, raw[opening:])
+    options = parsed["stream_options"]
+    where = next(member for member in members(raw) if member.name == "stream_options")
     if options is None:
         value = b"{%b}" % _INCLUDE_USAGE
     elif isinstance(options, dict):
@@ -98,44 +122,48 @@ def _force_usage(raw: bytes, options: object) -> bytes:
 
 
 def _with_usage(options: bytes, *, empty: bool) -> bytes:
-    """A `stream_options` object whose every `include_usage` (there may be two) is true."""
-    found = [member for member in members(options) if member.name == "include_usage"]
+    """A `stream_options` object whose every `include_usage` is true: there may be two, or one that Go takes for it."""
+    found = [member for member in members(options) if member.name.casefold() == "include_usage"]
     for member in reversed(found):
         options = options[: member.value_start] + b"true" + options[member.end :]
-    if found:
+    if any(member.name == "include_usage" for member in found):
         return options
     return b"{%b%b%b" % (_INCLUDE_USAGE, b"" if empty else b",", options[1:])
 
 
 def members(document: bytes) -> Iterator[Member]:
-    """The members of the JSON object that `document` (known to be valid JSON) is, in order, duplicates included."""
+    """The members of the JSON object that `document` is, in order, duplicates included.
+
+    It must be JSON, as `json.loads` takes it; white space and nothing else may stand around it.
+    """
+    at = document.index(b"{") + 1
+    while name := _NAME.match(document, at):
+        value_start = name.end()
+        end = _value_end(document, value_start)
+        yield Member(_unquoted(name[1]), name.start(1), value_start, end)
+        after = _AFTER.match(document, end)
+        if after is None or after[1] == b"}":
+            return
+        at = after.end()
+
+
+def _unquoted(name: bytes) -> str:
+    text = name.decode(errors="replace")
+    unquoted: str = json.loads(text) if "\\" in text else text[1:-1]
+    return unquoted
+
+
+def _value_end(document: bytes, start: int) -> int:
+    if document[start] not in b"{[":
+        scalar = _SCALAR.match(document, start)
+        return scalar.end() if scalar else start
     depth = 0
-    name: bytes | None = None
-    start = value_start = -1
-    for token in _TOKEN.finditer(document):
+    for token in _NESTED.finditer(document, start):
         kind = document[token.start()]
         if kind in b"{[":
             depth += 1
         elif kind in b"}]":
             depth -= 1
-        if depth == 1 and kind == 0x22 and name is None:
-            name, start = token.group(), token.start()
-        elif depth == 1 and kind == 0x3A and name is not None and value_start < 0:
-            value_start = _skip_space(document, token.end())
-        elif name is not None and ((depth == 1 and kind == 0x2C) or depth == 0):
-            yield Member(orjson.loads(name), start, value_start, _end(document, token.start()))
-            name, value_start = None, -1
-        if depth == 0:
-            return
-
-
-def _skip_space(document: bytes, at: int) -> int:
-    while document[at] in b" \t\r\n":
-        at += 1
-    return at
-
-
-def _end(document: bytes, at: int) -> int:
-    while document[at - 1] in b" \t\r\n":
-        at -= 1
-    return at
+            if depth == 0:
+                return token.end()
+    return len(document)

@@ -5,45 +5,58 @@ from __future__ import annotations
 import zlib
 from typing import Protocol
 
+_GZIP = 16 + zlib.MAX_WBITS
+_ZLIB = zlib.MAX_WBITS
+_BARE = -zlib.MAX_WBITS
+_GZIP_MAGIC = 0x1F  # the first byte of every member
+
 
 class Undecodable(ValueError):
-    """The bytes are not what `Content-Encoding` says."""
+    """The bytes are not what `Content-Encoding` says, or hold more than anyone would send in good faith."""
 
 
 class Decoder(Protocol):
-    def decode(self, data: bytes) -> bytes:
-        """The plain bytes for the next coded ones. Raises `Undecodable`."""
+    def decode(self, data: bytes, bytes_max: int) -> bytes:
+        """The plain bytes for the next coded ones. Raises `Undecodable`, also if these unfold to over `bytes_max`."""
 
 
 class Identity:
-    def decode(self, data: bytes) -> bytes:
+    def decode(self, data: bytes, bytes_max: int) -> bytes:
         return data
 
 
 class Inflate:
-    """`gzip` (also several members in a row) and `deflate` (zlib's format, and the bare one that some servers send)."""
+    """`gzip` (also several members in a row) and `deflate` (zlib's format, and the bare one that some servers send).
+
+    What follows a stream's end and does not begin another one is padding, as `gzip` and browsers take it. That a
+    stream breaks off is not noticed here.
+    """
 
     def __init__(self, *, gzip: bool) -> None:
-        self._wbits = 16 + zlib.MAX_WBITS if gzip else zlib.MAX_WBITS
-        self._stream = zlib.decompressobj(self._wbits)
-        self._begun = False
+        self._gzip = gzip
+        self._head = b""
+        self._stream = zlib.decompressobj(_GZIP) if gzip else None
 
-    def decode(self, data: bytes) -> bytes:
-        out = []
+    def decode(self, data: bytes, bytes_max: int) -> bytes:
+        if self._stream is None:
+            data = self._head = self._head + data
+            if len(data) < 2:
+                return b""
+            self._stream = zlib.decompressobj(_ZLIB if _is_zlib(data) else _BARE)
+        plain = b""
         while data:
             if self._stream.eof:
-                self._stream = zlib.decompressobj(self._wbits)
+                if not (self._gzip and data[0] == _GZIP_MAGIC):
+                    break
+                self._stream = zlib.decompressobj(_GZIP)
             try:
-                out.append(self._stream.decompress(data))
+                plain += self._stream.decompress(data, bytes_max + 1 - len(plain))
             except zlib.error as error:
-                if self._begun or self._wbits != zlib.MAX_WBITS:
-                    raise Undecodable(str(error)) from None
-                self._wbits = -zlib.MAX_WBITS
-                self._stream = zlib.decompressobj(self._wbits)
-                continue
-            self._begun = True
+                raise Undecodable(str(error)) from None
+            if len(plain) > bytes_max:
+                raise Undecodable(f"it holds more than {bytes_max} bytes at once")
             data = self._stream.unused_data
-        return b"".join(out)
+        return plain
 
 
 def decoder(content_encoding: bytes | None) -> Decoder | None:
@@ -56,3 +69,8 @@ def decoder(content_encoding: bytes | None) -> Decoder | None:
         case b"deflate":
             return Inflate(gzip=False)
     return None
+
+
+def _is_zlib(head: bytes) -> bool:
+    """Whether these bytes begin zlib's format (RFC 1950, section 2.2) rather than a bare deflate stream."""
+    return head[0] & 0x0F == 8 and int.from_bytes(head[:2], "big") % 31 == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
@@ -38,6 +39,10 @@ _EXACT = {
 _ONE_MODEL = Endpoint("/v1/models/{model}", "GET", metered=False)
 _ONE_MODEL_PREFIX = b"/v1/models/"
 
+#: A path once decoded: printable ASCII, without what some server decodes again (%), takes for a slash (\\), or cuts
+#: the path or a segment at (?, #, and ; with which Tomcat reads "..;" as "..").
+_UNAMBIGUOUS = re.compile(rb"/(?:(?![%\\?#;])[!-~])*")
+
 #: Every served route, for tests and documentation.
 ENDPOINTS = (*_EXACT.values(), _ONE_MODEL)
 
@@ -69,15 +74,13 @@ def _pattern(raw_path: bytes) -> Endpoint:
 def _refuse_ambiguous(raw_path: bytes) -> None:
     """Refuse what servers normalise in different ways: dot segments, empty segments, double encoding."""
     decoded = unquote_to_bytes(raw_path)
-    segments = decoded.replace(b"\\", b"/").split(b"/")[1:]
-    outside_ids = raw_path[: len(_ONE_MODEL_PREFIX)].lower() if raw_path.startswith(_ONE_MODEL_PREFIX) else raw_path
+    outside_ids = raw_path[: len(_ONE_MODEL_PREFIX)] if raw_path.startswith(_ONE_MODEL_PREFIX) else raw_path
     if (
-        any(segment in (b"", b".", b"..") for segment in segments)
-        or b"%" in decoded
+        not _UNAMBIGUOUS.fullmatch(decoded)
+        or any(segment in (b"", b".", b"..") for segment in decoded.split(b"/")[1:])
         or b"%2f" in outside_ids.lower()
-        or any(byte < 0x21 or byte == 0x7F for byte in decoded)
     ):
         raise InvalidRequest(
-            "The request path holds dot segments, empty segments, encoded slashes or control characters.",
+            "The request path holds dot segments, empty segments, encoded slashes or characters that no route has.",
             code="invalid_path",
         )

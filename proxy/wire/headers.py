@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 Headers = list[tuple[bytes, bytes]]
@@ -40,8 +41,12 @@ _REWRITTEN = frozenset({b"host", b"content-length", b"expect", b"accept-encoding
 _REQUEST_DROPPED = HOP_BY_HOP | CREDENTIALS | _REWRITTEN
 _OWN_PREFIX = b"x-tollgate-"
 
+#: What the body is, which cannot be for one hop only, whatever a hostile `Connection` declares.
+_END_TO_END = frozenset({b"accept", b"content-encoding", b"content-length", b"content-type"})
+
 #: The content codings that the meter can read.
 _READABLE_CODINGS = frozenset({b"gzip", b"x-gzip", b"deflate", b"identity"})
+_REFUSED = re.compile(rb";\s*[qQ]=0(?:\.0*)?\s*$")
 
 
 def for_upstream(headers: Iterable[tuple[bytes, bytes]], *, identity: bool = False) -> Headers:
@@ -52,7 +57,7 @@ def for_upstream(headers: Iterable[tuple[bytes, bytes]], *, identity: bool = Fal
     headers = list(headers)
     dropped = _REQUEST_DROPPED | _named_by_connection(headers)
     kept = [pair for pair in headers if pair[0] not in dropped and not pair[0].startswith(_OWN_PREFIX)]
-    accepted = b"identity" if identity else _readable(get(headers, b"accept-encoding"))
+    accepted = b"identity" if identity else _readable([value for key, value in headers if key == b"accept-encoding"])
     return [*kept, (b"accept-encoding", accepted)]
 
 
@@ -76,12 +81,12 @@ def _named_by_connection(headers: Headers) -> frozenset[bytes]:
     named = [value for key, value in headers if key == b"connection"]
     if not named:
         return frozenset()
-    # Content-Type and the like cannot be hop-by-hop, whatever a hostile client declares; only unknown names can.
-    return frozenset(token.strip().lower() for token in b",".join(named).split(b",")) - {b"content-type", b"accept"}
+    return frozenset(token.strip().lower() for token in b",".join(named).split(b",")) - _END_TO_END
 
 
-def _readable(accepted: bytes | None) -> bytes:
-    if accepted is None:
-        return b"identity"
-    kept = [item for item in accepted.split(b",") if item.split(b";")[0].strip().lower() in _READABLE_CODINGS]
-    return b",".join(kept).strip() or b"identity"
+def _readable(accepted: list[bytes]) -> bytes:
+    """Those of the accepted codings that the meter can read, as the client ranked them; else `identity`."""
+    items = [item.strip() for item in b",".join(accepted).split(b",")]
+    kept = [item for item in items if item.split(b";")[0].strip().lower() in _READABLE_CODINGS]
+    # Refusals alone would leave the upstream nothing that it may send.
+    return b", ".join(kept) if any(not _REFUSED.search(item) for item in kept) else b"identity"

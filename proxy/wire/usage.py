@@ -31,7 +31,10 @@ def find(answer: dict[str, Any]) -> dict[str, Any] | None:
     Top level (OpenAI), inside `response` (the Responses API's last event), `x_groq` (Groq), or on a choice
     (Moonshot). Other objects with token counts (`usage_breakdown`, `tool_usage`) are not what was charged.
     """
-    for holder in (answer, answer.get("response"), answer.get("x_groq")):
+    usage = answer.get("usage")
+    if usage and isinstance(usage, dict):
+        return usage
+    for holder in (answer.get("response"), answer.get("x_groq")):
         if isinstance(holder, dict) and isinstance(usage := holder.get("usage"), dict):
             return usage
     choices = answer.get("choices")
@@ -103,7 +106,7 @@ def _count(holder: dict[str, Any], names: tuple[str, ...]) -> int | None:
 
 
 def _details(raw: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    return next((value for name in names if isinstance(value := raw.get(name), dict)), {})
+    return next((value for name in names if (value := raw.get(name)) and isinstance(value, dict)), {})
 
 
 def _first(*counts: int | None) -> int:
