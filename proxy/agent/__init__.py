@@ -1,0 +1,1 @@
+"""Three plain endpoints on top of chat completions, metered like every other request."""

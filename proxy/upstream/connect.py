@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
+import re
 import socket
 import ssl
 import urllib.request
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from aiohappyeyeballs import start_connection
 
@@ -19,6 +21,9 @@ from proxy.errors import ConfigurationError, ConnectFailed
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _RACE_DELAY_S = 0.25  # RFC 8305, section 8
 _CONNECT_ANSWER_BYTES_MAX = 16 * 1024
+_STATUS = re.compile(rb"HTTP/1\.[01] ([1-5]\d\d)[ \r]")
+_PLAIN = re.compile(r"[!-~]+")
+_HOST = re.compile(r"[0-9A-Za-z._:%-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +51,11 @@ class Origin:
 
         Raises `ConfigurationError`.
         """
-        url = urlsplit(base_url)
-        if url.scheme not in _DEFAULT_PORTS or not url.hostname:
-            raise ConfigurationError(f"upstream.base_url: {base_url!r} is not an http:// or https:// URL")
-        if url.query or url.fragment or url.username or url.password:
+        url, host, port = _split("upstream.base_url", base_url, _DEFAULT_PORTS)
+        if "@" in url.netloc or "?" in base_url or "#" in base_url:
             raise ConfigurationError("upstream.base_url: takes no query, fragment or user name")
-        port = url.port or _DEFAULT_PORTS[url.scheme]
-        tunnel = _tunnel_for(url.hostname) if url.scheme == "https" else None
-        return cls(url.scheme, url.hostname, port, url.path.rstrip("/"), tunnel)
+        tunnel = _tunnel_for(host, port) if url.scheme == "https" else None
+        return cls(url.scheme, host, port, url.path.rstrip("/"), tunnel)
 
     @property
     def authority(self) -> bytes:
@@ -62,19 +64,39 @@ class Origin:
         return (host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}").encode()
 
 
-def _tunnel_for(host: str) -> Tunnel | None:
+def _split(key: str, text: str, default_ports: dict[str, int]) -> tuple[SplitResult, str, int]:
+    """The URL, its host and its port. Its text is not shown where it may hold a password."""
+    schemes = " or ".join(f"{scheme}://" for scheme in default_ports)
+    try:
+        if not _PLAIN.fullmatch(text):
+            raise ValueError("it has spaces or characters beyond ASCII")
+        url = urlsplit(text)
+        if url.scheme not in default_ports:
+            raise ValueError(f"it does not begin with {schemes}")
+        if not url.hostname or not _HOST.fullmatch(url.hostname):
+            raise ValueError("it names no host")
+        url.hostname.encode("idna")  # as every lookup will: refuses empty and too long labels
+        port = default_ports[url.scheme] if url.port is None else url.port
+        if port == 0:
+            raise ValueError("Port out of range 0-65535")
+    except ValueError as error:
+        shown = "the value" if "@" in text else repr(text)
+        raise ConfigurationError(f"{key}: {shown} is not an {schemes} URL: {error}") from None
+    return url, url.hostname, port
+
+
+def _tunnel_for(host: str, port: int) -> Tunnel | None:
     proxies = urllib.request.getproxies_environment()
-    bypassed = urllib.request.proxy_bypass_environment(host, proxies)  # type: ignore[attr-defined] # typeshed lacks it
-    if "https" not in proxies or bypassed:
+    bypassed = urllib.request.proxy_bypass_environment  # type: ignore[attr-defined] # typeshed lacks it
+    if "https" not in proxies or bypassed(host, proxies) or bypassed(f"{host}:{port}", proxies):
         return None
-    url = urlsplit(proxies["https"] if "://" in proxies["https"] else f"http://{proxies['https']}")
-    if url.scheme != "http" or not url.hostname:
-        raise ConfigurationError("HTTPS_PROXY: only http:// proxies are supported")
+    text = proxies["https"] if "://" in proxies["https"] else f"http://{proxies['https']}"
+    url, proxy_host, proxy_port = _split("HTTPS_PROXY", text, {"http": 80})
     authorization = ""
     if url.username is not None:
         credentials = f"{unquote(url.username)}:{unquote(url.password or '')}"
         authorization = "Basic " + base64.b64encode(credentials.encode()).decode()
-    return Tunnel(url.hostname, url.port or 80, authorization)
+    return Tunnel(proxy_host, proxy_port, authorization)
 
 
 def tls_context(ca_file: str | None) -> ssl.SSLContext:
@@ -108,10 +130,17 @@ async def _tcp(host: str, port: int) -> socket.socket:
         addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
         sock = await start_connection(addresses, happy_eyeballs_delay=_RACE_DELAY_S)
     except OSError as error:
-        raise ConnectFailed(f"No connection to the upstream could be made: {error.strerror or error}.") from None
+        raise ConnectFailed(f"No connection to the upstream could be made: {reason(error)}.") from None
     with suppress(OSError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
+
+
+def reason(error: OSError) -> str:
+    """Why, for a tenant to read: the system's words, without the addresses that asyncio puts into its own."""
+    if isinstance(error, ssl.SSLError | socket.gaierror) or not error.errno:
+        return error.strerror or type(error).__name__
+    return os.strerror(error.errno)
 
 
 async def _establish(sock: socket.socket, origin: Origin, tunnel: Tunnel) -> None:
@@ -123,12 +152,15 @@ async def _establish(sock: socket.socket, origin: Origin, tunnel: Tunnel) -> Non
         lines.append(f"Proxy-Authorization: {tunnel.authorization}")
     await loop.sock_sendall(sock, "\r\n".join([*lines, "", ""]).encode())
     answer = b""
-    while not answer.endswith(b"\r\n\r\n"):
+    while b"\r\n\r\n" not in answer:
         received = await loop.sock_recv(sock, 1024)
         answer += received
-        if not received or b"\r\n\r\n" in answer[:-4] or len(answer) > _CONNECT_ANSWER_BYTES_MAX:
+        if not received or len(answer) > _CONNECT_ANSWER_BYTES_MAX:
             raise ConnectFailed("The proxy named by HTTPS_PROXY gave no valid answer to CONNECT.")
-    status = answer.split(b" ", 2)[1:2]
-    if not answer.startswith(b"HTTP/1.") or not status or not status[0].startswith(b"2"):
-        line = answer.split(b"\r\n", 1)[0].decode("latin-1")
-        raise ConnectFailed(f"The proxy named by HTTPS_PROXY refused to connect: {line}.")
+    status = _STATUS.match(answer)
+    if status is None:
+        raise ConnectFailed("The proxy named by HTTPS_PROXY gave no valid answer to CONNECT.")
+    if not status[1].startswith(b"2"):
+        raise ConnectFailed(f"The proxy named by HTTPS_PROXY refused to connect: status {status[1].decode()}.")
+    if not answer.endswith(b"\r\n\r\n") or answer.count(b"\r\n\r\n") > 1:
+        raise ConnectFailed("The proxy named by HTTPS_PROXY sent more than its answer to CONNECT.")

@@ -9,29 +9,34 @@ import asyncio
 import math
 import socket
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import cast
 
 import httptools
 
-from proxy.errors import BadAnswer, ConnectionBroken, Headers, UpstreamError, UpstreamTimeout
+from proxy.errors import BadAnswer, ConnectFailed, ConnectionBroken, Headers, UpstreamTimeout
 
 #: Bytes of an answer that may wait for the client before the upstream is asked to pause.
 BUFFER_BYTES_MAX = 256 * 1024
+#: Bytes that may come without one of the body among them: a head with its informational ones before it, trailers.
 HEAD_BYTES_MAX = 64 * 1024
 #: Informational (1xx) answers before the final one; more are an attack.
 INTERIM_MAX = 16
 #: A body up to this size is joined with the head into one write.
 _JOINED_BODY_BYTES_MAX = 64 * 1024
+#: A larger one goes in slices: TLS would encrypt it whole, in one long turn of the loop.
+_SLICE_BYTES = 256 * 1024
 
 Body = bytes | AsyncIterator[bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds of silence that are borne: until the answer's head has come, then between any two reads."""
+    """Seconds of the upstream's silence that are borne. They count only while the next move is the upstream's."""
 
-    first_byte_s: float
-    between_bytes_s: float
+    first_byte_s: float  #: from the last bytes of the request that it took to the end of its answer's head
+    between_bytes_s: float  #: between any two reads of the answer
 
 
 class Stale(Exception):
@@ -39,7 +44,7 @@ class Stale(Exception):
 
 
 class Answer:
-    """An upstream's answer, its body still arriving. `close` must be called once, on every path."""
+    """An upstream's answer, its body still arriving. `close` must be called, on every path; more than once is fine."""
 
     __slots__ = ("_connection", "at_end", "headers", "status")
 
@@ -52,7 +57,7 @@ class Answer:
     async def read(self) -> bytes:
         """The bytes that have come since the last read (at least one), or b"" at the end of the body.
 
-        Raises `ConnectionBroken`, `BadAnswer` or `UpstreamTimeout` where the body ends otherwise.
+        Raises `UpstreamError` where the body ends otherwise, or what the iterator of the request's body raised.
         """
         assert self._connection is not None, "read after close"
         data = await self._connection.read()
@@ -75,37 +80,38 @@ class Answer:
 class Connection(asyncio.Protocol):
     """`released(connection, reusable)` is called when an exchange ends and when the connection closes, maybe twice."""
 
-    def __init__(self, timeouts: Timeouts, released: Callable[[Connection, bool], None]) -> None:
+    def __init__(self, sock: socket.socket, timeouts: Timeouts, released: Callable[[Connection, bool], None]) -> None:
         self._loop = asyncio.get_running_loop()
+        self._socket = sock
         self._timeouts = timeouts
         self._released = released
-        self._transport: asyncio.Transport | None = None
-        self._socket: socket.socket | None = None
+        self._wire: asyncio.Transport  # TCP; there from `connection_made` on
+        self._transport: asyncio.Transport  # the one to write to: TLS where there is TLS
         self._parser = httptools.HttpResponseParser(self)
         self._drained: asyncio.Future[None] | None = None
         self.deadline = math.inf  #: loop time after which the exchange has failed; watched by the pool
-        self.idle_since = 0.0
+        self.idle_since = 0.0  #: loop time of its last return to the pool, which keeps this
+        self.lost = asyncio.Event()  #: the socket is closed
         self._closed = False
         self._busy = False
-        self._end_exchange()
+        self._forget_exchange()
 
-    def _end_exchange(self) -> None:
+    def _forget_exchange(self) -> None:
         self._head: asyncio.Future[Answer] | None = None
         self._reader: asyncio.Future[None] | None = None
         self._headers: Headers = []
-        self._head_bytes = 0
+        self._bare_bytes = 0
         self._interim_count = 0
-        self._interim = False
-        self._status = 0
+        self._answered = False
         self._sized = False
         self._chunks: list[bytes] = []
         self._buffered_bytes = 0
         self._paused = False
         self._upload: asyncio.Task[None] | None = None
-        self._begun = False
+        self._fetching = False
         self._unsent = False
         self._keep_alive = False
-        self._error: UpstreamError | None = None
+        self._error: Exception | None = None
         self._hard_deadline = math.inf
         self._body_complete = False
 
@@ -113,132 +119,154 @@ class Connection(asyncio.Protocol):
 
     @property
     def at_end(self) -> bool:
-        """The whole body has come and was read."""
         return self._body_complete and not self._chunks
-
-    def use_socket(self, sock: socket.socket) -> None:
-        """The socket under the transport, so that a peer's close can be seen before the loop reports it."""
-        self._socket = sock
 
     def is_alive(self) -> bool:
         """Whether an idle connection can be used: open, and with nothing to read, not even its end."""
-        if self._closed or self._transport is None or self._transport.is_closing():
+        if self._closed or self._wire.is_closing():
             return False
-        if self._socket is not None:
-            try:
-                self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-            except (BlockingIOError, InterruptedError):
-                return True
-            except OSError:
-                return False
-            return False  # end of stream, or bytes that nobody asked for
-        return True
+        try:
+            # The peer's close is in the kernel before the loop reports it.
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False  # end of stream, or bytes that nobody asked for
 
-    async def exchange(self, head: bytes, body: Body, *, reused: bool) -> Answer:
-        """Send a request and wait for the head of its answer.
+    async def exchange(self, head: bytes, body: Body, *, length: int, reused: bool) -> Answer:
+        """Send a request and wait for the head of its answer. `length` is the body's, as the head says.
 
-        Raises `Stale` where the request surely was not processed, else `ConnectionBroken`, `BadAnswer` or
-        `UpstreamTimeout`. On any exception, cancellation included, the connection is closed.
+        Raises `Stale` where the request surely was not processed (only on a reused connection), `UpstreamError`, or
+        what the iterator of the body raised. On any exception, cancellation included, the connection is closed.
         """
-        assert self._transport is not None
         assert not self._busy
         self._busy = True
         self._head = self._loop.create_future()
-        self.deadline = self._loop.time() + self._timeouts.first_byte_s
         try:
-            if self._closed:
-                raise Stale
-            if not isinstance(body, bytes):
-                self._transport.write(head)
-                self._upload = self._loop.create_task(self._send(body))
-                self._upload.add_done_callback(self._upload_ended)
-            elif len(body) <= _JOINED_BODY_BYTES_MAX:
+            if self._closed or self._wire.is_closing():
+                # An upstream that closes every new connection must not be tried for ever.
+                raise Stale if reused else ConnectFailed("The upstream closed the connection before the request.")
+            if isinstance(body, bytes) and len(body) <= _JOINED_BODY_BYTES_MAX:
                 self._transport.write(head + body)
+                self._unsent = self._wire.is_closing()  # it failed on the spot
             else:
-                self._transport.writelines([head, body])
+                self._transport.write(head)
+                pieces = _slices(body) if isinstance(body, bytes) else body
+                self._upload = self._loop.create_task(self._send(pieces, length))
+                self._upload.add_done_callback(self._upload_ended)
+            self._arm()
             return await self._head
-        except ConnectionBroken:
-            stale = reused and self._unsent and not self._begun and isinstance(body, bytes)
+        except BaseException as error:
+            broken = isinstance(error, ConnectionBroken) and isinstance(body, bytes)
+            stale = broken and reused and self._unsent and not self._bare_bytes and not self._answered
             self.finish()
             if stale:
                 raise Stale from None
             raise
-        except BaseException:
-            self.finish()
-            raise
 
     async def read(self) -> bytes:
-        while not self._chunks:
-            if self._body_complete:
-                return b""
+        while not (self._chunks or self._body_complete):
             if self._error is not None:
                 raise self._error
             self._reader = self._loop.create_future()
             await self._reader
         chunks, self._chunks, self._buffered_bytes = self._chunks, [], 0
-        if self._paused and self._transport is not None and not self._closed:
+        if self._paused and not self._closed:
             self._paused = False
-            self._touch()
-            self._transport.resume_reading()
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            self._arm()
+            self._wire.resume_reading()
+        return b"".join(chunks)  # which hands back a single one as it is
 
     def limit(self, seconds: float) -> None:
-        self._hard_deadline = self._loop.time() + seconds
-        self.deadline = min(self.deadline, self._hard_deadline)
+        if self._busy and not self._body_complete:  # else the limit would fall on the next request
+            self._hard_deadline = self._loop.time() + seconds
+            self.deadline = min(self.deadline, self._hard_deadline)
 
     def finish(self) -> None:
         """End the exchange: the connection is kept where it may serve again, else closed."""
         if not self._busy:
             return
         self._busy = False
-        reusable = self._body_complete and self._keep_alive and not self._closed and self._error is None
-        if self._upload is not None and not self._upload.done():
+        # What is left of a body that was not fully sent would be taken for the next request.
+        reusable = self._keep_alive and not (self._closed or self._paused or self._is_sending())
+        if self._upload is not None:
             self._upload.cancel()
-            reusable = False  # the upstream would take the rest of this body for the next request
         self.deadline = math.inf
-        self.idle_since = self._loop.time()
-        self._end_exchange()
+        self._forget_exchange()
         if not reusable:
             self.abort()
         self._released(self, reusable)
 
     def expire(self) -> None:
         """The deadline has passed."""
-        if self._head is not None and not self._head.done():
-            self._fail(UpstreamTimeout(f"The upstream did not answer within {self._timeouts.first_byte_s:g} s."))
-        else:
+        if self._answered:
             self._fail(UpstreamTimeout("The upstream stopped in the middle of its answer."))
+        else:
+            self._fail(UpstreamTimeout(f"The upstream did not answer within {self._timeouts.first_byte_s:g} s."))
 
     def abort(self) -> None:
         self._closed = True
-        if self._transport is not None:
-            self._transport.abort()
+        self._wire.abort()
 
-    async def _send(self, body: AsyncIterator[bytes]) -> None:
-        """A request's body, chunk by chunk, at the upstream's pace. Content-Length is in the head already."""
-        assert self._transport is not None
-        async for chunk in body:
-            if self._closed:
+    async def _send(self, pieces: AsyncIterator[bytes], length: int) -> None:
+        """A request's body, piece by piece, at the upstream's pace. Content-Length is in the head already."""
+        left = length
+        self._arm(fetching=True)
+        async for piece in pieces:
+            left -= len(piece)
+            if left < 0:
+                break
+            if not self._wire.is_closing():
+                self._transport.write(piece)
+            if self._wire.is_closing():
+                self._unsent = True  # a broken transport takes everything in silence, and drops it
                 return
-            self._transport.write(chunk)
             if self._drained is not None:
+                self._arm(fetching=False)
                 await self._drained
-            self._touch(self._timeouts.first_byte_s)
+            self._arm(fetching=True)
+        self._arm(fetching=False)
+        if left:
+            # The upstream would take the excess for the next request, or wait for the rest.
+            raise ValueError("the request's body is not as long as its Content-Length")
 
     def _upload_ended(self, upload: asyncio.Task[None]) -> None:
-        if not upload.cancelled() and upload.exception() is not None and upload is self._upload:
-            self._fail(ConnectionBroken("The request's body could not be read to its end."))
+        error = None if upload.cancelled() else upload.exception()
+        if upload is not self._upload:
+            return
+        if upload.cancelled():
+            error = ConnectionBroken("The request's body could not be read to its end.")
+        if isinstance(error, Exception):
+            self._fail(error)  # as it is: a client that left is not the upstream's fault
 
-    def _touch(self, seconds: float | None = None) -> None:
-        wait_s = self._timeouts.between_bytes_s if seconds is None else seconds
-        self.deadline = min(self._loop.time() + wait_s, self._hard_deadline)
+    def _is_sending(self) -> bool:
+        """A part of the request has not left this process."""
+        if self._drained is not None or (self._upload is not None and not self._upload.done()):
+            return True
+        return self._wire.get_write_buffer_size() > 0 or self._transport.get_write_buffer_size() > 0
 
-    def _fail(self, error: UpstreamError) -> None:
-        if self._error is None:
+    def _arm(self, *, fetching: bool | None = None) -> None:
+        """Set the deadline anew. `fetching` says, from now on, whether we wait for a piece of the request's body."""
+        if fetching is not None:
+            self._fetching = fetching
+        if self._body_complete or self._error is not None:
+            self.deadline = math.inf
+        elif self._paused or self._fetching:
+            self.deadline = self._hard_deadline
+        else:
+            wait_s = self._timeouts.between_bytes_s if self._answered else self._timeouts.first_byte_s
+            self.deadline = min(self._loop.time() + wait_s, self._hard_deadline)
+
+    def _fail(self, error: Exception) -> None:
+        if self._error is None and not self._body_complete:  # an answer that is whole stands
             self._error = error
+        self._arm()
         self.abort()
+        if self._upload is not None:
+            self._upload.cancel()
         if self._head is not None and not self._head.done():
-            self._head.set_exception(self._error)
+            self._head.set_exception(error)
         self._wake_reader()
 
     def _wake_reader(self) -> None:
@@ -248,61 +276,64 @@ class Connection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        self._wire = self._transport = cast(asyncio.Transport, transport)  # uvloop's derives from no class of asyncio's
+        # Whatever the kernel has not taken pauses the writer: so it is known what was sent when a connection breaks.
+        self._wire.set_write_buffer_limits(high=0)
+
+    def use_tls(self, transport: asyncio.Transport) -> None:
+        """Write to this one, above the first. Pausing stays with the first: uvloop's TLS drops what it holds for a
+        paused reader when the upstream closes."""
         self._transport = transport
+        transport.set_write_buffer_limits(high=1, low=0)  # with 0, uvloop's TLS pauses at every write
 
     def data_received(self, data: bytes) -> None:
-        if not self._busy or self._closed or self._error is not None:
+        if not self._busy or self._closed or self._body_complete:
             self.abort()  # an answer that nobody asked for must never meet the next request
             return
-        in_head = self._head is not None and not self._head.done()
-        self._begun = True
+        self._bare_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._fail(BadAnswer("The upstream switched protocols without being asked to."))
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            ours = error.__context__
+            what = ours if isinstance(ours, BadAnswer) else f"The upstream's answer is not valid HTTP: {error}."
+            self._fail(BadAnswer(str(what)))
             return
-        except httptools.HttpParserError as error:
-            cause = error.__context__
-            message = cause if isinstance(cause, BadAnswer) else f"The upstream's answer is not valid HTTP: {error}."
-            if self._body_complete:
-                self._keep_alive = False  # bytes after the answer: it stands, the connection goes
-                self._wake_reader()
-            else:
-                self._fail(BadAnswer(str(message)))
-            return
-        if in_head and self._head is not None and not self._head.done():
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES_MAX:
-                self._fail(BadAnswer(f"The head of the upstream's answer is larger than {HEAD_BYTES_MAX} bytes."))
-            return
-        if self._buffered_bytes > BUFFER_BYTES_MAX and not self._paused and self._transport is not None:
-            self._paused = True
-            self._transport.pause_reading()
-            self.deadline = self._hard_deadline  # the silence is ours now
-        elif not self._paused:
-            self._touch()
-        if self._chunks or self._body_complete:
+        if self._bare_bytes > HEAD_BYTES_MAX:
+            self._fail(BadAnswer(f"The upstream sent {HEAD_BYTES_MAX} bytes of headers and no end of them."))
+        elif self._answered:  # informational answers and half a head do not prolong the wait
+            if self._buffered_bytes > BUFFER_BYTES_MAX and not self._paused:
+                self._paused = True
+                self._wire.pause_reading()
+            self._arm()
             self._wake_reader()
 
     def eof_received(self) -> bool:
+        # Only a stated end (a FIN, under TLS a close_notify) ends a body that has no length. A TLS connection that
+        # is merely cut, or one that we abort, does not pass here.
+        if self._busy and self._answered and not self._sized and self._error is None:
+            self._body_complete = True
+            self._arm()
+        self._ended()
+        self.abort()  # else uvloop would first wait for the upstream to take what is still to be written
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and self._transport is self._wire:
+            # An upstream that refuses a body and closes resets our next write, upon which uvloop leaves the 413 unread.
+            with suppress(OSError):
+                while not (self._closed or self._paused) and (data := self._socket.recv(65536)):
+                    self.data_received(data)
+        self.lost.set()
+        self._ended()
+
+    def _ended(self) -> None:
         self._closed = True
+        self._unsent = self._unsent or self._is_sending()
         self.resume_writing()
-        if not self._busy:
-            self._released(self, False)
-            return
-        if self._body_complete:
-            return
-        if exc is None and self._status and not self._interim and not self._sized:
-            self._body_complete = True  # a body without a length ends with the connection
-            self._keep_alive = False
-            self._wake_reader()
-        else:
-            self._unsent = self._transport is not None and self._transport.get_write_buffer_size() > 0
+        if self._busy:
             self._fail(ConnectionBroken("The upstream closed the connection before its answer was complete."))
+        else:
+            self._released(self, False)
 
     def pause_writing(self) -> None:
         if self._drained is None:
@@ -320,43 +351,49 @@ class Connection(asyncio.Protocol):
             raise BadAnswer("The upstream sent more than one answer.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._head is None or self._head.done():
+        if self._answered:
             return  # a trailer
         name = name.lower()
+        value = value.strip(b" \t")
         if name == b"content-length":
             self._sized = True
         elif name == b"transfer-encoding":
-            if value.strip().lower() != b"chunked":
+            if self._sized or value.lower() != b"chunked":
                 raise BadAnswer("The upstream's answer has a transfer coding other than chunked.")
             self._sized = True
-        self._headers.append((name, value.strip(b" \t")))
+        self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if not 100 <= status <= 599 or status == 101:
-            raise BadAnswer(f"The upstream answered with status {status}.")
+        if self._parser.get_http_version() not in ("1.1", "1.0") or not 100 <= status <= 599 or status == 101:
+            raise BadAnswer(f"The upstream answered with HTTP/{self._parser.get_http_version()} and status {status}.")
+        # Counted here too, because how much of a head comes in one read is chance.
+        if sum([len(name) + len(value) + 4 for name, value in self._headers]) > HEAD_BYTES_MAX:
+            raise BadAnswer(f"The head of the upstream's answer is larger than {HEAD_BYTES_MAX} bytes.")
         if status < 200:
-            self._interim = True
             self._interim_count += 1
             self._headers = []
             self._sized = False
             if self._interim_count > INTERIM_MAX:
                 raise BadAnswer("The upstream sent too many informational answers.")
             return
-        self._status = status
-        if status in (204, 304):
-            self._sized = True
+        self._answered = True
         if self._head is not None and not self._head.done():
             self._head.set_result(Answer(self, status, self._headers))
 
     def on_body(self, data: bytes) -> None:
+        if not self._answered:
+            raise BadAnswer("The upstream sent an informational answer with a body.")
+        self._bare_bytes = 0
         self._chunks.append(data)
         self._buffered_bytes += len(data)
 
     def on_message_complete(self) -> None:
-        if self._interim:
-            self._interim = False
-            return
-        self._body_complete = True
-        self._keep_alive = self._parser.should_keep_alive()
-        self.deadline = math.inf
+        if self._answered:  # else it was an informational one
+            self._body_complete = True
+            self._keep_alive = self._parser.should_keep_alive()
+
+
+async def _slices(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), _SLICE_BYTES):
+        yield body[start : start + _SLICE_BYTES]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from proxy.errors import ConnectFailed, Headers, PoolExhausted
-from proxy.upstream.connect import Origin, connect, tls_context
+from proxy.upstream.connect import Origin, connect, reason, tls_context
 from proxy.upstream.connection import Answer, Body, Connection, Stale, Timeouts
 
 #: How often deadlines are looked at. One timer for all costs less than one per request.
@@ -38,31 +39,52 @@ class Pool:
         self._connecting = 0
         self._idle: list[Connection] = []
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._promised = 0  # requests whose turn has come but that have not run since
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
 
-    async def send(self, method: str, target: bytes, headers: Headers, body: Body, *, length: int | None) -> Answer:
+    async def send(
+        self,
+        method: str,
+        target: bytes,
+        headers: Headers,
+        body: Body,
+        *,
+        length: int | None,
+        begin: Callable[[Connection], None],
+    ) -> Answer:
         """Send one request and return the head of its answer; `Answer.close` must follow.
 
         `target` is path and query below the origin's path; `length` of None sends no `Content-Length` (no body).
-        Raises `UpstreamError`.
+        `begin` is called with the connection when the request is about to be sent; what it raises stops that.
+        Raises `UpstreamError`, or what an iterator given as `body` raised.
         """
+        assert method != "HEAD", "a body would be awaited that the answer only announces"
         head = self._head(method, target, headers, length)
+        fresh = False
         while True:
-            connection, reused = await self._acquire()
+            connection, reused = await self._acquire(fresh=fresh)
             try:
-                return await connection.exchange(head, body, reused=reused)
+                begin(connection)
+            except BaseException:
+                self._released(connection, True)
+                raise
+            try:
+                return await connection.exchange(head, body, length=length or 0, reused=reused)
             except Stale:
-                continue  # each round uses up a kept connection, so this ends with a new one
+                fresh = True  # the next kept connection may be just as dead; a new one raises no `Stale`
 
     async def close(self) -> None:
-        """Close every connection, those in use included."""
+        """Close every connection, those in use included. Requests that wait, or come later, are refused."""
         self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for connection in list(self._open):
+        self._next_turn()
+        connections = list(self._open)
+        for connection in connections:
             connection.abort()
-        await asyncio.sleep(0)  # let the transports say goodbye
+        for connection in connections:
+            await connection.lost.wait()  # the loop closes the sockets in its next turns
 
     @property
     def connections(self) -> int:
@@ -80,81 +102,106 @@ class Pool:
         size = b"" if length is None else b"content-length: %d\r\n" % length
         return line + fields + size + b"\r\n"
 
-    async def _acquire(self) -> tuple[Connection, bool]:
-        """A connection and whether it was used before. Who comes while others wait stands in line behind them."""
-        waited = False
-        until = asyncio.get_running_loop().time() + self._limits.wait_s
-        while True:
-            if waited or not self._waiting:
-                while self._idle:
-                    connection = self._idle.pop()
-                    if connection.is_alive():
-                        return connection, True
-                    self._discard(connection)
-                if self.connections < self._limits.connections_max:
-                    return await self._connect(), False
-            await self._wait(until, first=waited)
-            waited = True
+    # Who gets which connection
 
-    async def _wait(self, until: float, *, first: bool) -> None:
+    def _free(self) -> int:
+        """How many more requests could have a connection now, kept or new."""
+        return len(self._idle) + self._limits.connections_max - self.connections - self._promised
+
+    async def _acquire(self, *, fresh: bool) -> tuple[Connection, bool]:
+        """A connection and whether it was used before. `fresh` asks for one that was not."""
+        if self._free() < 1 and not self._closed:
+            await self._wait()
+        if self._closed:
+            raise PoolExhausted("The connections to the upstream are closed: this service is stopping.")
+        while self._idle and not fresh:
+            connection = self._idle.pop()
+            if connection.is_alive():
+                return connection, True
+            self._discard(connection)
+        if self.connections >= self._limits.connections_max:
+            self._discard(self._idle[0])  # a kept one makes room for the new one
+        return await self._connect(), False
+
+    async def _wait(self) -> None:
+        """Wait in line. Who comes to its turn finds a kept connection or the room for one: nobody gets in between."""
         if len(self._waiting) >= self._limits.waiting_max:
             raise PoolExhausted("Every connection to the upstream is busy, and so is the queue for them.")
-        turn = asyncio.get_running_loop().create_future()
-        if first:
-            self._waiting.appendleft(turn)
-        else:
-            self._waiting.append(turn)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
         try:
-            async with asyncio.timeout_at(until):
+            async with asyncio.timeout(self._limits.wait_s):
                 await turn
         except BaseException as error:
             if turn in self._waiting:
                 self._waiting.remove(turn)
             elif not turn.cancelled():
-                self._next_turn()  # it had come just when we gave up: the next in line has it
+                self._promised -= 1  # the turn came just when we gave up: the next in line has it
+                self._next_turn()
             if isinstance(error, TimeoutError):
                 seconds = self._limits.wait_s
                 raise PoolExhausted(f"Every connection to the upstream stayed busy for {seconds:g} s.") from None
             raise
+        self._promised -= 1
+
+    def _next_turn(self) -> None:
+        """A connection, or the room for one, may have become free: whoever waits longest has it."""
+        while self._waiting and (self._free() > 0 or self._closed):
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._promised += 1
+                turn.set_result(None)
 
     async def _connect(self) -> Connection:
         self._connecting += 1
         try:
             async with asyncio.timeout(self._limits.connect_timeout_s):
                 connection = await self._open_connection()
-        except BaseException as error:
+        except TimeoutError:
+            seconds = self._limits.connect_timeout_s
+            raise ConnectFailed(f"No connection to the upstream could be made within {seconds:g} s.") from None
+        except OSError as error:  # also ssl.SSLError: a wrong certificate
+            raise ConnectFailed(f"No connection to the upstream could be made: {reason(error)}.") from None
+        else:
+            self._open.add(connection)
+        finally:
             self._connecting -= 1
             self._next_turn()
-            if isinstance(error, TimeoutError):
-                seconds = self._limits.connect_timeout_s
-                raise ConnectFailed(f"No connection to the upstream could be made within {seconds:g} s.") from None
-            if isinstance(error, OSError):  # also ssl.SSLError: a wrong certificate
-                raise ConnectFailed(f"No connection to the upstream could be made: {error}.") from None
-            raise
-        self._connecting -= 1
-        self._open.add(connection)
+        if self._closed:
+            self._discard(connection)
+            raise PoolExhausted("The connections to the upstream are closed: this service is stopping.")
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
         return connection
 
     async def _open_connection(self) -> Connection:
+        loop = asyncio.get_running_loop()
         sock = await connect(self.origin)
-        connection = Connection(self._timeouts, self._released)
-        hostname = self.origin.host if self._tls is not None else None
+        connection = Connection(sock, self._timeouts, self._released)
         try:
-            await asyncio.get_running_loop().create_connection(
-                lambda: connection, sock=sock, ssl=self._tls, server_hostname=hostname
-            )
+            wire, _ = await loop.create_connection(lambda: connection, sock=sock)
         except BaseException:
             sock.close()
             raise
-        connection.use_socket(sock)
+        if self._tls is None:
+            return connection
+        try:
+            if wire.is_closing():  # on which the handshake would never end
+                raise ConnectionResetError
+            transport = await loop.start_tls(wire, connection, self._tls, server_hostname=self.origin.host)
+            if transport is None or wire.is_closing():
+                raise ConnectionResetError
+        except BaseException:
+            connection.abort()  # uvloop leaves a stalled handshake open
+            raise
+        connection.use_tls(transport)
         return connection
 
-    def _released(self, connection: Connection, reusable: bool) -> None:
+    def _released(self, connection: Connection, reusable: bool, /) -> None:
         if connection not in self._open:
             return
         if reusable and not self._closed:
+            connection.idle_since = asyncio.get_running_loop().time()
             self._idle.append(connection)
         else:
             self._discard(connection)
@@ -165,14 +212,6 @@ class Pool:
         if connection in self._idle:
             self._idle.remove(connection)
         connection.abort()
-
-    def _next_turn(self) -> None:
-        """A connection, or the room for one, has become free: whoever waits longest may try."""
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
 
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()

@@ -1,0 +1,1 @@
+"""Everything that people and their tools look at, beside `/v1`."""

@@ -1,0 +1,56 @@
+"""`POST /api/generate`, `/api/summarize`, `/api/analyze`: read, then served by the gateway like any other call."""
+
+from __future__ import annotations
+
+from starlette.types import Receive, Scope, Send
+
+from proxy.agent import ask
+from proxy.agent.answer import PlainAnswer, StreamedAnswer
+from proxy.errors import MethodNotAllowed, ProxyError
+from proxy.gateway.call import Arrival, Call
+from proxy.gateway.handle import Gateway
+from proxy.gateway.respond import Passthrough
+
+#: The endpoints, by path.
+ENDPOINTS: dict[str, type[ask.Generate | ask.Summarize | ask.Analyze]] = {
+    "/api/generate": ask.Generate,
+    "/api/summarize": ask.Summarize,
+    "/api/analyze": ask.Analyze,
+}
+
+
+class Agent:
+    """An ASGI application for one of the endpoints. One call leaves one event, with this endpoint's name."""
+
+    def __init__(self, path: str, gateway: Gateway, *, default_model: str, token_limit_field: str) -> None:
+        self._path = path
+        self._kind = ENDPOINTS[path]
+        self._gateway = gateway
+        self._default_model = default_model
+        self._token_limit_field = token_limit_field
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        arrival = Arrival()
+        try:
+            caller = await self._gateway.authenticate(scope)
+            if scope["method"] != "POST":
+                raise MethodNotAllowed(f"{scope['method']} {self._path} is not served; use POST.", "POST")
+            asked = ask.read(self._kind, await self._gateway.read_body(scope, receive))
+        except ProxyError as error:
+            await Passthrough(send, arrival.id).refuse(error)
+            return
+        model = asked.model or self._default_model
+        call = Call(
+            arrival,
+            caller,
+            self._path,
+            metered=True,
+            method="POST",
+            target=b"/chat/completions",
+            headers=[(b"content-type", b"application/json")],
+            body=ask.completion(asked, model=model, token_limit_field=self._token_limit_field),
+            model=model,
+            streamed=asked.stream,
+        )
+        shape = StreamedAnswer if asked.stream else PlainAnswer
+        await self._gateway.serve(call, shape(send, arrival.id), receive)

@@ -1,0 +1,186 @@
+"""The one place where everything is wired. Nothing is shared but what `create_app` makes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from proxy.agent.endpoint import ENDPOINTS, Agent
+from proxy.delivery.relay import Relay
+from proxy.delivery.sinks import sink_for
+from proxy.errors import ConfigurationError, StoreError
+from proxy.gateway.admit import Admission
+from proxy.gateway.auth import Authenticator
+from proxy.gateway.handle import Gateway
+from proxy.gateway.settle import Settler
+from proxy.settings import Settings, load
+from proxy.store.callers import Callers
+from proxy.store.commit import GroupCommit
+from proxy.store.database import Database
+from proxy.store.outbox import Outbox
+from proxy.store.tenants import create_key, create_tenant, has_tenants, keys, revoke_key
+from proxy.upstream.connect import Origin
+from proxy.upstream.connection import Timeouts
+from proxy.upstream.pool import Pool, PoolLimits
+from proxy.upstream.route import Router, Upstream, provider_of
+from proxy.upstream.sandbox import Sandbox
+from proxy.web.health import Readiness
+from proxy.web.routes import create_web
+
+DEMO_TENANT = "demo"
+_DEMO_KEY = "sandbox"
+
+#: How long a stop waits for requests that the server has cancelled, and for the relay's last batches.
+_QUIET_S = 5.0
+_FLUSH_S = 5.0
+
+
+def create_app(settings: Settings | None = None) -> App:
+    """The ASGI application for these settings (default: those of the environment).
+
+    Raises `ConfigurationError` for settings that cannot work; opens the store, and nothing else before its lifespan.
+    """
+    return App(settings or load())
+
+
+class App:
+    """`/v1` goes to the gateway, the rest to Starlette."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.database = Database(settings.database_url)
+        self.database.create()
+        #: The secret of the demo key, where this start has made one.
+        self.demo_key = _create_demo(self.database) if settings.uses_sandbox else _end_demo(self.database)
+        self._sandbox = Sandbox() if settings.uses_sandbox else None
+        self._origin = Origin.parse(settings.upstream.base_url)
+        self.commit = GroupCommit(self.database)
+        self._callers = Callers(self.database)
+        self.admission = Admission(self.commit)
+        self._sink = sink_for(settings.sink)
+        self._outbox = Outbox(self.database, self.commit, _now_ms)
+        self._relay = None if self._sink is None else Relay(self._outbox, self._sink, settings.sink)
+        self._running = AsyncExitStack()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            if scope["raw_path"].startswith(b"/v1/"):
+                await self.gateway(scope, receive, send)
+            else:
+                await self._web(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self.start()
+        except ConfigurationError as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def start(self) -> None:
+        """Start the parts; what has started is stopped in the reverse order."""
+        settings = self.settings
+        self.commit.start()
+        self._running.push_async_callback(self.commit.stop)
+        self._running.callback(self._callers.close)
+        if self._sink is not None and self._relay is not None:
+            self._running.callback(self._outbox.close)
+            self._running.push_async_callback(self._sink.close)
+            self._relay.start()
+            self._running.push_async_callback(self._relay.stop, _FLUSH_S)
+        origin = self._origin
+        if self._sandbox is not None:
+            origin = Origin.parse(await asyncio.to_thread(self._sandbox.start))
+            self._running.push_async_callback(asyncio.to_thread, self._sandbox.stop)
+        pool = _pool(settings, origin)
+        self._running.push_async_callback(pool.close)
+        self._running.push_async_callback(self._wait_until_quiet)
+
+        settler = Settler(self.commit, self._wake_relay)
+        router = Router(_upstream(settings, pool, sandbox=self._sandbox is not None))
+        gateway = Gateway(settings, Authenticator(self._callers), self.admission, router, settler)
+        field = settings.upstream.token_limit_field or _token_limit_field(origin, sandbox=self._sandbox is not None)
+        agent: dict[str, ASGIApp] = {
+            path: Agent(path, gateway, default_model=settings.agent.model, token_limit_field=field)
+            for path in ENDPOINTS
+        }
+        self.gateway = gateway
+        self._web = create_web(Readiness(self.commit, self._delivery_trouble), agent)
+
+    async def stop(self) -> None:
+        """Stop the parts. Every settlement that was begun is on disk when this returns."""
+        await self._running.aclose()
+
+    async def _wait_until_quiet(self) -> None:
+        try:
+            async with asyncio.timeout(_QUIET_S):
+                await self.admission.quiet()
+        except TimeoutError:
+            pass  # a request that cannot even be cancelled keeps nobody from stopping
+
+    def _wake_relay(self) -> None:
+        if self._relay is not None:
+            self._relay.wake()
+
+    def _delivery_trouble(self) -> str:
+        return "" if self._relay is None else self._relay.trouble
+
+
+def _pool(settings: Settings, origin: Origin) -> Pool:
+    upstream = settings.upstream
+    limits = PoolLimits(
+        connections_max=upstream.connections_max,
+        waiting_max=upstream.waiting_max,
+        wait_s=upstream.wait_timeout_s,
+        connect_timeout_s=upstream.connect_timeout_s,
+        idle_s=upstream.idle_timeout_s,
+    )
+    timeouts = Timeouts(upstream.first_byte_timeout_s, upstream.between_bytes_timeout_s)
+    return Pool(origin, limits, timeouts, ca_file=upstream.ca_file)
+
+
+def _upstream(settings: Settings, pool: Pool, *, sandbox: bool) -> Upstream:
+    key = settings.upstream.api_key
+    credentials = [] if key is None else [(b"authorization", b"Bearer " + key.get_secret_value().encode())]
+    provider = settings.upstream.provider or ("sandbox" if sandbox else provider_of(pool.origin.host))
+    return Upstream(provider, pool, credentials)
+
+
+def _token_limit_field(origin: Origin, *, sandbox: bool) -> str:
+    """OpenAI's own API refuses `max_tokens` for its newer models; most others know no other name."""
+    return "max_completion_tokens" if sandbox or origin.host == "api.openai.com" else "max_tokens"
+
+
+def _create_demo(database: Database) -> str:
+    """A tenant to play with, at the first start with the sandbox."""
+    with database.transaction() as connection:
+        if has_tenants(connection):
+            return ""
+        now_ms = _now_ms()
+        try:
+            create_tenant(connection, DEMO_TENANT, name="Demo", now_ms=now_ms)
+            return create_key(connection, DEMO_TENANT, name=_DEMO_KEY, now_ms=now_ms)[1]
+        except StoreError as error:
+            raise ConfigurationError(f"database_url: {error}") from None
+
+
+def _end_demo(database: Database) -> str:
+    """The demo key was printed where others may read it: it must not spend money at a real upstream."""
+    with database.transaction() as connection:
+        for key in keys(connection, DEMO_TENANT):
+            if key.name == _DEMO_KEY and key.revoked_ms is None:
+                revoke_key(connection, key.id, now_ms=_now_ms())
+    return ""
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,67 @@
+"""The auth stage: from a request's headers to the caller. The tenant comes from the key alone."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Protocol
+
+from proxy.errors import Forbidden, InvalidRequest, Unauthenticated
+from proxy.model import SUBJECT_PATTERN, Caller
+
+_KEY_BYTES_MAX = 512
+
+
+class CallerDirectory(Protocol):
+    """Who a key belongs to. Its answers are at most a second old."""
+
+    async def find(self, key_hash: bytes) -> Caller | None:
+        """The caller for a key's SHA-256; None where the key is unknown or revoked."""
+
+    async def is_disabled(self, tenant_id: str) -> bool:
+        """Whether there is such a tenant and it is disabled."""
+
+
+class Authenticator:
+    """`Authorization: Bearer KEY` or `X-Api-Key: KEY`."""
+
+    def __init__(self, callers: CallerDirectory, now_s: Callable[[], float] = time.time) -> None:
+        self._callers = callers
+        self._now_s = now_s
+
+    async def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
+        """Raises `Unauthenticated` (401), `Forbidden` (403, a disabled tenant) or `LedgerUnavailable` (503)."""
+        bearer = api_key = subject = None
+        for name, value in headers:
+            if name == b"authorization" and value[:7].lower() == b"bearer ":
+                bearer = value[7:].strip()
+            elif name == b"x-api-key":
+                api_key = value.strip()
+            elif name == b"x-tollgate-subject":
+                subject = value.strip()
+        secret = bearer or api_key
+        if not secret:
+            raise Unauthenticated(
+                "You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY' or 'X-Api-Key: YOUR_KEY'."
+            )
+        caller = None
+        if len(secret) <= _KEY_BYTES_MAX:
+            caller = await self._callers.find(hashlib.sha256(secret).digest())
+        if caller is None:
+            raise Unauthenticated("Incorrect API key provided. Ask whoever runs this service for a valid one.")
+        if caller.expires_ms is not None and caller.expires_ms <= self._now_s() * 1000:
+            raise Unauthenticated("Your API key has expired. Ask whoever runs this service for a new one.")
+        if not caller.active:
+            raise Forbidden("This account is disabled.", code="tenant_disabled")
+        # Only a trusted key may say whose usage it is; from any other the header means nothing.
+        return caller if subject is None or not caller.trusted else await self._act_for(caller, subject)
+
+    async def _act_for(self, caller: Caller, named: bytes) -> Caller:
+        subject = named.decode("ascii", "replace")
+        if not SUBJECT_PATTERN.fullmatch(subject):
+            raise InvalidRequest("X-Tollgate-Subject is not a tenant id.", param="X-Tollgate-Subject")
+        if await self._callers.is_disabled(subject):
+            raise Forbidden("This account is disabled.", code="tenant_disabled")
+        return replace(caller, subject=subject)

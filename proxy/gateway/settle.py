@@ -1,0 +1,74 @@
+"""The settle stage: the one record of how a request ended, on disk before the client sees the last byte."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from typing import Protocol, TextIO
+
+import orjson
+
+from proxy.gateway.call import Call
+from proxy.gateway.meter import Reading
+from proxy.model import Outcome, Settlement
+
+log = logging.getLogger(__name__)
+
+
+class Ledger(Protocol):
+    def record(self, settlement: Settlement) -> asyncio.Future[None]:
+        """Record a settlement. The future is done when it is on disk, or raises `sqlite3.Error`."""
+
+
+class Settler:
+    """Makes settlements durable, and tells the relay that there is something to deliver."""
+
+    def __init__(self, ledger: Ledger, recorded: Callable[[], None], stderr: TextIO | None = None) -> None:
+        self._ledger = ledger
+        self._recorded = recorded
+        self._stderr = stderr
+
+    async def settle(
+        self, call: Call, outcome: Outcome, reading: Reading, *, status: int, provider: str, ttft_ms: int
+    ) -> None:
+        """Record how `call` ended; returns when the record is on disk.
+
+        Where the ledger fails, the settlement goes to standard error as one JSON line: the request is answered
+        already or nearly so, and must be neither lost nor refused. Cancelling the caller does not cancel the record.
+        """
+        arrival = call.arrival
+        settlement = Settlement(
+            id=arrival.id,
+            subject=call.caller.subject,
+            key_id=call.caller.key_id,
+            time_ms=arrival.time_ms,
+            endpoint=call.endpoint,
+            requested_model=call.model,
+            model=reading.model or call.model,
+            provider=provider,
+            streamed=call.streamed,
+            status=status,
+            outcome=outcome,
+            usage=reading.usage,
+            usage_source=reading.usage_source,
+            duration_ms=round((time.monotonic() - arrival.monotonic) * 1000),
+            ttft_ms=ttft_ms,
+        )
+        recorded = self._ledger.record(settlement)
+        # Not after an `await`: whoever waits here may be cancelled, and the outcome must be seen all the same.
+        recorded.add_done_callback(partial(self._note, settlement))
+        await asyncio.wait([recorded])
+
+    def _note(self, settlement: Settlement, recorded: asyncio.Future[None]) -> None:
+        error = asyncio.CancelledError() if recorded.cancelled() else recorded.exception()
+        if error is None:
+            self._recorded()
+            return
+        log.error("the ledger refused event %s, which follows as a JSON line: %s", settlement.id, error)
+        line = orjson.dumps({"tollgate_settlement": asdict(settlement)}).decode()
+        print(line, file=self._stderr or sys.stderr, flush=True)

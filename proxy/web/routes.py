@@ -1,0 +1,42 @@
+"""The routes beside `/v1`, and errors in the same shape there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from proxy.errors import MethodNotAllowed, ProxyError, UnknownRoute, error_answer
+from proxy.gateway.call import Arrival
+from proxy.web.health import Readiness, healthz
+
+
+def create_web(readiness: Readiness, agent: Mapping[str, ASGIApp]) -> Starlette:
+    """The application for everything but `/v1`; `agent` holds the agent endpoints by path."""
+    routes = [
+        Route("/healthz", healthz, methods=["GET"]),
+        Route("/readyz", readiness.readyz, methods=["GET"]),
+        *(Route(path, endpoint) for path, endpoint in agent.items()),
+    ]
+    return Starlette(routes=routes, exception_handlers={HTTPException: _refuse})
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    route = f"{request.method} {request.url.path}"
+    refusal: ProxyError
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        refusal = MethodNotAllowed(f"{route} is not served.", (error.headers or {}).get("Allow", ""))
+    else:
+        refusal = UnknownRoute(f"Unknown request URL: {route[:200]}.")
+    status, headers, body = error_answer(refusal)
+    answer = Response(body, status)
+    request_id = Arrival().id.encode()
+    answer.raw_headers = [*headers, (b"x-request-id", request_id), (b"x-tollgate-request-id", request_id)]
+    return answer

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from proxy.cli.events import age_s_of
+from proxy.delivery.cloudevents import event_of
+from proxy.model import Outcome, UsageSource
+from proxy.store import outbox
+from tests.cli.conftest import Command, settlement
+
+DELIVERED_MS = 1_776_076_201_456
+
+
+@pytest.fixture
+def three(tollgate: Command) -> Command:
+    """One event of each state, the oldest accepted, the newest pending."""
+    tollgate.record(
+        settlement("req_1"),
+        settlement("req_2", subject="other", outcome=Outcome.TRUNCATED, usage_source=UsageSource.ESTIMATED),
+        settlement("req_3", time_ms=time.time_ns() // 1_000_000 - 90_000),
+    )
+    with tollgate.database.transaction() as connection:
+        outbox.accept(connection, ["req_1"], DELIVERED_MS)
+        outbox.refuse(connection, "req_2", "400: unknown meter \x1b[31m[bold]")
+        outbox.note_failure(connection, ["req_3"], "503: try later")
+    return tollgate
+
+
+def ids(tollgate: Command, *options: str) -> list[str]:
+    return [event["id"] for event in tollgate.json("events", "list", *options)]
+
+
+def test_the_status_of_an_empty_ledger(tollgate: Command) -> None:
+    status = {"pending": 0, "dead": 0, "recorded": 0, "oldest_pending_age_s": None}
+    assert tollgate.json("events", "status") == status
+    assert [line.split() for line in tollgate.done("events", "status").splitlines()][:2] == [
+        ["pending", "0"],
+        ["dead", "0"],
+    ]
+
+
+def test_the_status_counts_and_tells_the_oldest_pending_events_age(three: Command) -> None:
+    status = three.json("events", "status")
+    assert 90 <= status.pop("oldest_pending_age_s") < 120
+    assert status == {"pending": 1, "dead": 1, "recorded": 3}
+    assert "s old" in three.done("events", "status")
+
+
+def test_an_age_is_whole_seconds_and_never_negative() -> None:
+    assert age_s_of(None, 5_000) is None
+    assert age_s_of(1_001, 5_000) == 3
+    assert age_s_of(9_000, 5_000) == 0
+
+
+def test_events_are_listed_newest_first_and_by_tenant_state_and_limit(three: Command) -> None:
+    assert ids(three) == ["req_3", "req_2", "req_1"]
+    assert ids(three, "--limit", "2") == ["req_3", "req_2"]
+    assert ids(three, "--tenant", "acme") == ["req_3", "req_1"]
+    assert ids(three, "--state", "accepted") == ["req_1"]
+    assert ids(three, "--state", "pending", "--tenant", "other") == []
+    assert ids(three, "--state", "dead", "--tenant", "other") == ["req_2"]
+
+
+def test_a_listed_event_tells_how_the_request_ended_and_where_its_event_stands(three: Command) -> None:
+    (dead,) = three.json("events", "list", "--state", "dead")
+    assert dead["time"] == "2026-04-13T10:30:00.123Z"
+    assert (dead["subject"], dead["outcome"], dead["usage_source"]) == ("other", "truncated", "estimated")
+    assert (dead["total_tokens"], dead["buckets"]["cached_input"]) == (247, 12)
+    assert (dead["state"], dead["attempts"], dead["delivered_at"]) == ("dead", 1, None)
+    assert dead["error"].startswith("400: unknown meter")
+    table = three.done("events", "list")
+    assert [line.split()[1] for line in table.splitlines() if "req_" in line] == ["req_3", "req_2", "req_1"]
+    assert "There are no such events." in three.done("events", "list", "--state", "pending", "--tenant", "other")
+
+
+@pytest.mark.parametrize("options", [("--state", "lost"), ("--limit", "0"), ("--limit", "9" * 30), ("--limit", "x")])
+def test_a_filter_that_is_none_is_a_usage_error(three: Command, options: tuple[str, str]) -> None:
+    assert options[0] in three.refused("events", "list", *options, code=2)
+
+
+@pytest.mark.parametrize("unknown", ["nobody", ""])
+def test_events_of_a_tenant_that_never_was_are_a_slip(three: Command, unknown: str) -> None:
+    assert three.refused("events", "list", "--tenant", unknown) == f"there is no tenant {unknown}".strip()
+
+
+def test_an_event_is_shown_as_it_is_sent_with_its_standing(three: Command) -> None:
+    shown = three.json("events", "show", "req_1")
+    assert shown == {
+        "event": event_of(settlement("req_1"), "tollgate"),
+        "key_id": "key_1",
+        "state": "accepted",
+        "attempts": 1,
+        "error": "",
+        "delivered_at": "2026-04-13T10:30:01.456Z",
+    }
+    assert shown["event"]["data"]["total_tokens"] == 247
+    pending = three.json("events", "show", "req_3")
+    assert (pending["state"], pending["attempts"], pending["error"]) == ("pending", 1, "503: try later")
+
+
+def test_the_source_is_the_one_that_is_set(three: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOLLGATE_SINK__SOURCE", "edge-7")
+    assert three.json("events", "show", "req_1")["event"]["source"] == "edge-7"
+
+
+def test_the_receivers_words_steer_no_terminal(three: Command) -> None:
+    said = three.done("events", "show", "req_2")
+    assert "400: unknown meter \\x1b[31m[bold]" in said
+    assert '"subject": "other"' in said
+
+
+def test_an_unknown_event_is_refused(three: Command) -> None:
+    assert three.refused("events", "show", "req_9") == "there is no event req_9"

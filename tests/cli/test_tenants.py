@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from contextlib import closing
+
+import pytest
+
+from proxy.store import tenants
+from tests.cli.conftest import Command, clean_environment
+
+INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+
+
+def stored_status(tollgate: Command, tenant_id: str) -> str:
+    with closing(tollgate.database.connect()) as connection:
+        return tenants.tenant(connection, tenant_id).status
+
+
+def test_a_tenant_is_created_shown_disabled_and_enabled(tollgate: Command) -> None:
+    created = tollgate.json("tenants", "create", "acme", "--name", "Acme [GmbH]")
+    assert INSTANT.fullmatch(created.pop("created_at"))
+    assert created == {"id": "acme", "name": "Acme [GmbH]", "status": "active"}
+
+    assert tollgate.done("tenants", "disable", "acme") == "Tenant acme is disabled.\n"
+    assert stored_status(tollgate, "acme") == "disabled"
+    assert tollgate.json("tenants", "show", "acme")["status"] == "disabled"
+
+    assert tollgate.json("tenants", "enable", "acme")["status"] == "active"
+    assert stored_status(tollgate, "acme") == "active"
+
+
+def test_the_list_and_the_view_are_tables_for_people(tollgate: Command) -> None:
+    assert "There are no tenants" in tollgate.done("tenants", "list")
+    assert tollgate.json("tenants", "list") == []
+    tollgate.done("tenants", "create", "acme", "--name", "Acme [bold]GmbH")
+    tollgate.done("tenants", "create", "b" * 128)
+    listed = tollgate.done("tenants", "list")
+    assert "Acme [bold]GmbH" in listed
+    assert "b" * 128 in listed  # not wrapped, where no terminal reads
+    assert [tenant["id"] for tenant in tollgate.json("tenants", "list")] == ["acme", "b" * 128]
+    assert "It has no keys" in tollgate.done("tenants", "show", "acme")
+
+
+def test_a_tenant_is_shown_with_its_own_keys_and_no_others(tollgate: Command) -> None:
+    tollgate.done("tenants", "create", "acme")
+    tollgate.done("tenants", "create", "other")
+    key = tollgate.json("keys", "create", "acme", "--name", "laptop")
+    other = tollgate.json("keys", "create", "other")
+    assert [shown["id"] for shown in tollgate.json("tenants", "show", "acme")["keys"]] == [key["id"]]
+    shown = tollgate.done("tenants", "show", "acme")
+    assert key["id"] in shown
+    assert "laptop" in shown
+    assert other["id"] not in shown
+    assert key["key"] not in shown
+
+
+@pytest.mark.parametrize("command", ["show", "disable", "enable"])
+def test_an_unknown_tenant_is_refused_in_one_line(tollgate: Command, command: str) -> None:
+    assert tollgate.refused("tenants", command, "nobody") == "there is no tenant nobody"
+
+
+def test_an_id_that_is_taken_or_not_allowed_is_refused(tollgate: Command) -> None:
+    tollgate.done("tenants", "create", "acme")
+    assert tollgate.refused("tenants", "create", "acme") == "there is a tenant acme already"
+    for bad in ("", "-", "a b", "a/b", "a\nb", "ä", "a" * 129):
+        assert "use 1 to 128 letters" in tollgate.refused("tenants", "create", "--", bad)
+    assert len(tollgate.json("tenants", "list")) == 1
+
+
+def test_as_a_process_it_prints_json_alone_and_errors_apart(tollgate: Command) -> None:
+    created = tollgate.process("tenants", "create", "acme", "--json")
+    assert (created.returncode, created.stderr) == (0, "")
+    assert created.stdout.startswith('{\n  "id": "acme"')
+    again = tollgate.process("tenants", "create", "acme", "--json")
+    assert (again.returncode, again.stdout) == (1, "")
+    assert again.stderr == "tollgate: there is a tenant acme already\n"
+
+
+def test_arguments_that_are_not_utf_8_are_a_usage_error(tollgate: Command) -> None:
+    result = subprocess.run(
+        [sys.executable.encode(), b"-m", b"proxy", b"tenants", b"show", b"\xff"],
+        cwd=tollgate.directory,
+        env=clean_environment(),
+        capture_output=True,
+    )
+    assert (result.returncode, result.stdout) == (2, b"")
+    assert result.stderr == b"tollgate: Invalid value: the arguments must be UTF-8 (see tollgate --help)\n"

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import orjson
+from starlette.types import Message
+
+from proxy.errors import InvalidRequest
+from proxy.gateway.respond import Passthrough
+
+
+async def test_what_came_goes_on_with_the_requests_id_beside_it() -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    answer = Passthrough(send, "req_1")
+    assert not answer.started
+    await answer.start(203, [(b"x-a", b"1"), (b"x-a", b"2")])
+    await answer.data(b"one")
+    await answer.finish(answer.last(b"two"))
+    assert sent == [
+        {
+            "type": "http.response.start",
+            "status": 203,
+            "headers": [(b"x-a", b"1"), (b"x-a", b"2"), (b"x-tollgate-request-id", b"req_1")],
+        },
+        {"type": "http.response.body", "body": b"one", "more_body": True},
+        {"type": "http.response.body", "body": b"two", "more_body": False},
+    ]
+
+
+async def test_a_refusal_has_openais_shape_and_a_request_id() -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await Passthrough(send, "req_1").refuse(InvalidRequest("'n' must be 1.", param="n"))
+    head, body = sent
+    headers = dict(head["headers"])
+    assert head["status"] == 400
+    assert (headers[b"x-request-id"], headers[b"x-tollgate-request-id"]) == (b"req_1", b"req_1")
+    assert int(headers[b"content-length"]) == len(body["body"])
+    assert orjson.loads(body["body"])["error"] == {
+        "message": "'n' must be 1.",
+        "type": "invalid_request_error",
+        "param": "n",
+        "code": None,
+    }

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import asyncio
+import io
+import sqlite3
+
+import orjson
+
+from proxy.gateway.call import Arrival, Call
+from proxy.gateway.meter import Reading
+from proxy.gateway.settle import Settler
+from proxy.model import Caller, Outcome, Settlement, Usage, UsageSource
+
+READING = Reading(Usage(uncached_input=5, text_output=7), UsageSource.REPORTED, "m-1")
+
+
+class Ledger:
+    """Says when it records, and fails when told to."""
+
+    def __init__(self) -> None:
+        self.recorded: list[Settlement] = []
+        self.commits: list[asyncio.Future[None]] = []
+
+    def record(self, settlement: Settlement) -> asyncio.Future[None]:
+        self.recorded.append(settlement)
+        self.commits.append(asyncio.get_running_loop().create_future())
+        return self.commits[-1]
+
+
+def call() -> Call:
+    caller = Caller("key_1", "user-001", active=True, models=frozenset(), trusted=False, expires_ms=None)
+    return Call(Arrival(), caller, "/v1/x", True, "POST", b"/x", [], b"{}", model="m")
+
+
+def settle(settler: Settler, reading: Reading = READING) -> asyncio.Task[None]:
+    settled = settler.settle(call(), Outcome.COMPLETED, reading, status=200, provider="p", ttft_ms=3)
+    return asyncio.ensure_future(settled)
+
+
+async def test_it_returns_when_the_record_is_on_disk_and_then_wakes_the_relay() -> None:
+    ledger, woken = Ledger(), asyncio.Event()
+    settling = settle(Settler(ledger, woken.set))
+    await asyncio.sleep(0)
+    assert not settling.done()
+    assert not woken.is_set()
+    ledger.commits[0].set_result(None)
+    await settling
+    assert woken.is_set()
+    (settlement,) = ledger.recorded
+    assert (settlement.model, settlement.usage.total_tokens, settlement.ttft_ms) == ("m-1", 12, 3)
+
+
+async def test_an_answer_that_names_no_model_is_recorded_under_the_one_asked_for() -> None:
+    ledger = Ledger()
+    settling = settle(Settler(ledger, lambda: None), Reading())
+    await asyncio.sleep(0)
+    ledger.commits[0].set_result(None)
+    await settling
+    assert ledger.recorded[0].model == "m"
+
+
+async def test_a_cancelled_request_is_recorded_all_the_same() -> None:
+    ledger = Ledger()
+    settling = settle(Settler(ledger, lambda: None))
+    await asyncio.sleep(0)
+    settling.cancel()
+    await asyncio.wait([settling])
+    assert not ledger.commits[0].cancelled()
+
+
+async def test_what_the_ledger_refuses_is_one_json_line_on_standard_error() -> None:
+    ledger, stderr = Ledger(), io.StringIO()
+    settling = settle(Settler(ledger, lambda: None, stderr))
+    await asyncio.sleep(0)
+    ledger.commits[0].set_exception(sqlite3.OperationalError("database or disk is full"))
+    await settling
+    (line,) = stderr.getvalue().splitlines()
+    written = orjson.loads(line)["tollgate_settlement"]
+    assert written["id"] == ledger.recorded[0].id
+    assert written["usage"]["text_output"] == 7
+    assert (written["outcome"], written["subject"]) == ("completed", "user-001")

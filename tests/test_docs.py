@@ -1,0 +1,65 @@
+"""README and the example configuration name everything that there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from proxy.agent.endpoint import ENDPOINTS as AGENT_ENDPOINTS
+from proxy.cli import app as cli
+from proxy.delivery.cloudevents import event_of
+from proxy.model import NO_USAGE, EventState, Outcome, Settlement, UsageSource
+from proxy.settings import ECOSYSTEM_VARIABLES, known_keys
+from proxy.wire.endpoints import ENDPOINTS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+EXAMPLE = (ROOT / "config" / "tollgate.example.toml").read_text()
+WEB_ROUTES = ("/healthz", "/readyz")
+
+
+def commands() -> list[str]:
+    root = typer.main.get_command(cli)
+    found = []
+    for name, command in root.commands.items():  # type: ignore[attr-defined] # a typer.Typer app is a group
+        inner = getattr(command, "commands", None)
+        found += [f"{name} {sub}" for sub in inner] if inner else [name]
+    return found
+
+
+@pytest.mark.parametrize("keys", known_keys(), ids=".".join)
+def test_every_setting_is_in_readme_and_in_the_example(keys: tuple[str, ...]) -> None:
+    assert f"`TOLLGATE_{'__'.join(keys).upper()}`" in README
+    assert re.search(rf"^# {keys[-1]} = ", EXAMPLE, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ECOSYSTEM_VARIABLES)
+def test_every_variable_of_the_ecosystem_is_in_readme(name: str) -> None:
+    assert f"`{name}`" in README
+
+
+@pytest.mark.parametrize("route", [*[one.name for one in ENDPOINTS], *AGENT_ENDPOINTS, *WEB_ROUTES])
+def test_every_route_is_in_readme(route: str) -> None:
+    assert f"{route}`" in README
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_is_in_readme(command: str) -> None:
+    assert f"tollgate {command}" in README
+
+
+@pytest.mark.parametrize("word", [*Outcome, *UsageSource, *EventState])
+def test_every_outcome_source_and_state_is_in_readme(word: str) -> None:
+    assert f"`{word}`" in README
+
+
+def test_every_member_of_the_event_is_in_readme() -> None:
+    settlement = Settlement(
+        "id", "s", "k", 0, "/", "m", "m", "p", False, 200, Outcome.COMPLETED, NO_USAGE, UsageSource.NONE, 1, 1
+    )
+    event = event_of(settlement, "tollgate")
+    for member in (*event, *event["data"]):
+        assert f'"{member}"' in README

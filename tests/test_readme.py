@@ -1,0 +1,44 @@
+"""The README's first ten minutes, pasted block by block into a shell."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.process import process
+from tests.running import WAIT_S
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+FIRST_MINUTES = README.partition("## The first ten minutes")[2].partition("\n## ")[0]
+PASTED = re.findall(r"^```(sh|python)\n(.*?)^```$", FIRST_MINUTES, re.MULTILINE | re.DOTALL)
+RELATIVE_LINKS = re.findall(r"\]\(([^)#:]+)\)", README)
+
+
+def test_each_block_works_as_pasted(tmp_path: Path) -> None:
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    assert len(PASTED) >= 6
+    said = []
+    with process(tmp_path) as server:
+        url = server.url
+        for language, block in PASTED:
+            words = ["bash", "-ec"] if language == "sh" else [sys.executable, "-c"]
+            code = block.replace("http://localhost:8000", url)
+            done = subprocess.run([*words, code], cwd=tmp_path, capture_output=True, text=True, timeout=WAIT_S * 3)
+            assert done.returncode == 0, done.stderr
+            assert '"error"' not in done.stdout
+            said.append(done.stdout)
+    everything = "".join(said)
+    answer = "This is the Tollgate sandbox: a deterministic answer, made without any model."
+    assert everything.count(answer) == 5  # curl, the SDK and the agent's three; the stream was cut short
+    assert "data: [DONE]" in everything
+    assert "6" in everything.rpartition("recorded")[2].partition("\n")[0]
+
+
+@pytest.mark.parametrize("link", RELATIVE_LINKS)
+def test_each_file_that_is_linked_exists(link: str) -> None:
+    assert (Path(__file__).parent.parent / link).exists()
