@@ -1,0 +1,200 @@
+"""Batches of CloudEvents by HTTP: OpenMeter v3 (Konnect, self-hosted), or anything that takes the same body.
+
+What each status means is section 1.6 of the OpenMeter contract: 2xx accepted; 408, 429, 5xx or no answer unknown;
+3xx, 401, 403, 404, 405 configuration; any other 4xx the body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+import orjson
+
+from proxy import __version__
+from proxy.delivery.cloudevents import MEDIA_TYPE_BATCH
+from proxy.errors import ConfigurationError, SinkError, SinkMisconfigured, SinkRefused, SinkUnavailable
+
+#: Bytes of an answer that are read. An answer to a batch is empty or a short problem report.
+ANSWER_BYTES_MAX = 64 * 1024
+#: Characters of the receiver's own text that are kept.
+SAID_CHARS_MAX = 500
+#: Seconds of a Retry-After that are honoured.
+RETRY_AFTER_MAX_S = 600.0
+
+_INVALID_MAX = 10  # invalid parameters that are spelled out
+_SECONDS_PATTERN = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_MEND = {
+    401: "the sink's token is missing, wrong or expired",
+    403: "the sink's token lacks the right to ingest events (on Konnect: the role Ingest)",
+    404: "nothing takes events at {url}; check the sink's URL",
+    405: "nothing takes events at {url}; check the sink's URL",
+}
+_MEND_REDIRECT = "{url} redirects, and redirects are not followed; set the sink's URL to where it leads"
+
+
+class HttpSink:
+    """POSTs batches to one URL. Redirects are not followed: they would carry the token and the events elsewhere."""
+
+    def __init__(self, url: str, *, token: str = "", timeout_s: float, now: Callable[[], float] = time.time) -> None:
+        """`token` is sent as Bearer; without one, `user:password@` of the URL as Basic.
+
+        `timeout_s` bounds a whole call; `now` is unix seconds, for a Retry-After that is a date.
+
+        Raises `ConfigurationError` for a URL that cannot be one.
+        """
+        try:
+            given = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise ConfigurationError(f"the sink's URL: {error}") from None
+        # Without `user:password@`: httpx logs the URL of each request.
+        self._url = given.copy_with(userinfo=b"", fragment=None)
+        self._shown = str(self._url.copy_with(query=None))
+        authorization, self._secrets = _credential(given, token)
+        self._timeout_s = timeout_s
+        self._now = now
+        headers = {
+            "content-type": MEDIA_TYPE_BATCH,
+            "user-agent": f"tollgate/{__version__}",
+            "accept": "application/problem+json, application/json",
+            # What is not compressed cannot unfold into more than was read.
+            "accept-encoding": "identity",
+        }
+        if authorization:
+            headers["authorization"] = authorization
+        # No timeout of httpx's: it would bound each read, and a receiver that drips would never end.
+        self._client = httpx.AsyncClient(headers=headers, timeout=None, follow_redirects=False)  # noqa: S113
+
+    async def deliver(self, events: Sequence[dict[str, Any]]) -> None:
+        """Returns when the receiver answered 2xx. Raises `SinkUnavailable`, `SinkMisconfigured`, `SinkRefused`."""
+        try:
+            body = orjson.dumps(list(events))
+        except orjson.JSONEncodeError as error:
+            # Raised, it would hold up everything behind it; refused, the relay finds the culprit.
+            raise SinkRefused(f"cannot be written as JSON: {error}") from None
+        head: httpx.Response | None = None
+        answer = bytearray()
+        try:
+            async with (
+                asyncio.timeout(self._timeout_s),
+                self._client.stream("POST", self._url, content=body) as response,
+            ):
+                head = response
+                async for chunk in response.aiter_raw():
+                    answer += chunk
+                    if len(answer) > ANSWER_BYTES_MAX:
+                        break
+        except (TimeoutError, httpx.HTTPError) as error:
+            # Once the head is there the receiver has decided, however its body ends.
+            if head is None:
+                raise SinkUnavailable(self._no_answer(error)) from None
+        assert head is not None
+        if not head.is_success:
+            raise self._judge(head, bytes(answer))
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    def _judge(self, head: httpx.Response, answer: bytes) -> SinkError:
+        status = head.status_code
+        if status in (408, 429) or status >= 500:
+            words = self._words(status, "", self._said(head, answer))
+            return SinkUnavailable(words, _retry_after_s(head.headers.get("retry-after", ""), self._now()))
+        if status < 400 or status in _MEND:
+            mend = _MEND.get(status, _MEND_REDIRECT).format(url=self._shown)
+            return SinkMisconfigured(self._words(status, mend, self._said(head, answer)))
+        return SinkRefused(self._words(status, "", self._said(head, answer)))
+
+    def _words(self, status: int, mend: str, said: str) -> str:
+        """`401 Unauthorized: what to mend`, and on a second line what the receiver said."""
+        own = f"{status} {httpx.codes.get_reason_phrase(status)}".rstrip()
+        if mend:
+            own += f": {mend}"
+        return f"{self._without_secrets(own)}\n{said}" if said else self._without_secrets(own)
+
+    def _said(self, head: httpx.Response, answer: bytes) -> str:
+        coding = head.headers.get("content-encoding", "identity")
+        if coding != "identity":
+            return ""
+        if len(answer) > ANSWER_BYTES_MAX:
+            # The cut may go through an echoed secret, and half of it would not be recognised.
+            answer = answer[: ANSWER_BYTES_MAX - max(map(len, self._secrets), default=0)]
+        text = self._without_secrets(_readable(_problem(answer) or answer.decode("utf-8", "replace")))
+        return text if len(text) <= SAID_CHARS_MAX else text[: SAID_CHARS_MAX - 1] + "…"
+
+    def _no_answer(self, error: Exception) -> str:
+        if isinstance(error, TimeoutError):
+            return f"no answer within {self._timeout_s:g} s"
+        text = self._without_secrets(_readable(str(error)))[:SAID_CHARS_MAX]
+        if isinstance(error, httpx.ConnectError):
+            return f"no connection to {self._shown}: {text}"
+        # This text can quote what the receiver sent.
+        return f"the connection broke before an answer came ({type(error).__name__})\n{text}".rstrip()
+
+    def _without_secrets(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+
+def _credential(url: httpx.URL, token: str) -> tuple[str, tuple[str, ...]]:
+    """The authorization header, and what of it must never be repeated to anyone."""
+    if token:
+        return f"Bearer {token}", (token,)
+    if not url.userinfo:
+        return "", ()
+    pair = base64.b64encode(f"{url.username}:{url.password}".encode()).decode()
+    return f"Basic {pair}", tuple(filter(None, (pair, url.password)))
+
+
+def _problem(answer: bytes) -> str:
+    """A problem report in one line, or nothing if it is none. Both error shapes of the contract are read."""
+    try:
+        problem = orjson.loads(answer)
+    except orjson.JSONDecodeError:
+        return ""
+    if not isinstance(problem, dict):
+        return ""
+    extensions = problem.get("extensions")
+    invalid = [
+        *_entries(problem.get("invalid_parameters"), ("field", "rule", "reason")),
+        *_entries(extensions.get("validationErrors") if isinstance(extensions, dict) else None, _VALIDATION_KEYS),
+    ]
+    lead = problem.get("detail") or problem.get("title")
+    return "; ".join([lead, *invalid] if isinstance(lead, str) else invalid)
+
+
+_VALIDATION_KEYS = ("field", "code", "message")
+
+
+def _entries(listed: object, keys: tuple[str, ...]) -> list[str]:
+    if not isinstance(listed, list):
+        return []
+    entries = [entry for entry in listed[:_INVALID_MAX] if isinstance(entry, dict)]
+    return [": ".join(str(entry[key]) for key in keys if entry.get(key)) for entry in entries]
+
+
+def _readable(text: str) -> str:
+    """One line without control characters."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
+
+
+def _retry_after_s(value: str, now_s: float) -> float | None:
+    """Seconds from a Retry-After header, which is seconds or an HTTP date; None where it is neither."""
+    value = value.strip()
+    if _SECONDS_PATTERN.fullmatch(value):
+        wait_s = float(value)
+    else:
+        try:
+            date = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        wait_s = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now_s
+    return min(max(wait_s, 0.0), RETRY_AFTER_MAX_S)
