@@ -1,0 +1,42 @@
+# make run     start the proxy on http://127.0.0.1:8000
+# make test    run the tests
+# make check   lint and types
+# make lock    renew the locked dependencies after a change of pyproject.toml
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
+
+.PHONY: run test check lock clean
+
+run: .venv/installed
+	@exec $(BIN)/tollgate serve
+
+test: .venv/installed-dev
+	@$(BIN)/python -m pytest
+
+check: .venv/installed-dev
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+
+lock: .venv/installed-dev
+	@$(PIP) uv
+	@$(COMPILE) pyproject.toml -o requirements.lock
+	@$(COMPILE) pyproject.toml --extra dev -o tests/requirements.lock
+
+clean:
+	@rm -rf .venv
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "Tollgate needs Python 3.11 or newer, and none was found." >&2; exit 1; }
+	@$(PYTHON) -m venv .venv
+
+.venv/installed: requirements.lock pyproject.toml | .venv/bin/python
+	@echo "Installing Tollgate into .venv …" >&2
+	@$(PIP) --require-hashes -r requirements.lock && $(PIP) --no-deps --editable .
+	@touch $@
+
+.venv/installed-dev: tests/requirements.lock .venv/installed
+	@$(PIP) --require-hashes -r tests/requirements.lock
+	@touch $@

@@ -1,0 +1,5 @@
+"""`python -m proxy` runs the `tollgate` command."""
+
+from proxy.cli import main
+
+main()

@@ -1,0 +1,85 @@
+"""`tollgate check-config`: the effective settings, without their secrets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+from pydantic import SecretStr
+
+from proxy import settings
+from proxy.cli.output import Json, print_json, printable
+from proxy.settings import ECOSYSTEM_VARIABLES, Settings, known_keys
+from proxy.store.database import Database
+
+_MASK = "***"
+#: Up to the last @: a password may hold a slash or an @ that nobody escaped. Better too much masked than too little.
+_USER_INFO = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://).*@", re.DOTALL)
+_QUERY_VALUE = re.compile(r"(?<=[?&])([^=&#]*)=[^&#]+")
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A setting as it is shown: `value` is masked where it is secret, and None where it is unset."""
+
+    keys: tuple[str, ...]
+    value: str | int | float | bool | None
+    is_default: bool
+
+    @property
+    def variables(self) -> list[str]:
+        """The environment variables that set it."""
+        others = [name for name, keys in ECOSYSTEM_VARIABLES.items() if keys == self.keys]
+        return ["TOLLGATE_" + "__".join(self.keys).upper(), *others]
+
+
+def check_config(as_json: Json = False) -> None:
+    """Check the settings and print them, secrets masked."""
+    loaded = settings.load()
+    Database(loaded.database_url)  # its own check of the URL; no file is made
+    lines = [*_lines(loaded)]
+    if as_json:
+        print_json(_nested(lines))
+        return
+    pairs = [f"{'.'.join(line.keys)} = {_written(line.value)}" for line in lines]
+    width = max(len(pair) for pair in pairs)
+    for line, pair in zip(lines, pairs, strict=True):
+        typer.echo(f"{pair:{width}}  # {', '.join(line.variables)}{' (default)' * line.is_default}")
+
+
+def masked(value: Any) -> str | int | float | bool | None:
+    """A setting's value as it may be shown: no secret, and no URL's user, password or query."""
+    if isinstance(value, SecretStr):
+        return _MASK if value.get_secret_value() else ""
+    if isinstance(value, str) and "://" in value:
+        return _QUERY_VALUE.sub(rf"\1={_MASK}", _USER_INFO.sub(rf"\1{_MASK}@", value))
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return str(value)
+
+
+def _lines(loaded: Settings) -> Iterator[_Line]:
+    for keys in known_keys():
+        section: Any = loaded
+        for key in keys[:-1]:
+            section = getattr(section, key)
+        yield _Line(keys, masked(getattr(section, keys[-1])), keys[-1] not in section.model_fields_set)
+
+
+def _nested(lines: list[_Line]) -> dict[str, Any]:
+    document: dict[str, Any] = {}
+    for line in lines:
+        section = document
+        for key in line.keys[:-1]:
+            section = section.setdefault(key, {})
+        section[line.keys[-1]] = line.value
+    return document
+
+
+def _written(value: str | int | float | bool | None) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else printable(f"{value}")

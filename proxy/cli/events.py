@@ -1,0 +1,153 @@
+"""`tollgate events`: the settlements' events and how their delivery stands."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from proxy.cli.instants import iso, iso_or_none, iso_short, now_ms
+from proxy.cli.opening import open_store, reading
+from proxy.cli.output import Json, print_facts, print_json, print_table, printable
+from proxy.cli.usage import check_subject, tokens_json
+from proxy.delivery.cloudevents import event_of
+from proxy.errors import StoreError
+from proxy.model import EventState
+from proxy.store import ledger, outbox
+from proxy.store.ledger import Delivery
+
+app = typer.Typer(help="Events and how their delivery stands.", no_args_is_help=True)
+
+_LISTED_MAX = 10_000
+
+
+@app.command("status")
+def status(as_json: Json = False) -> None:
+    """Count the events that wait, that were refused, and all."""
+    _, database = open_store()
+    with reading(database) as connection:
+        backlog = outbox.backlog(connection)
+    age_s = age_s_of(backlog.oldest_ms, now_ms())
+    if as_json:
+        print_json(
+            {
+                "pending": backlog.pending,
+                "dead": backlog.dead,
+                "recorded": backlog.recorded,
+                "oldest_pending_age_s": age_s,
+            }
+        )
+        return
+    print_facts(
+        [
+            ("pending", backlog.pending),
+            ("dead", backlog.dead),
+            ("recorded", backlog.recorded),
+            ("oldest pending", "" if age_s is None else f"{age_s:,} s old"),
+        ]
+    )
+
+
+@app.command("list")
+def list_events(
+    tenant_id: Annotated[
+        str | None, typer.Option("--tenant", metavar="TENANT", help="Only this tenant's (or subject's).")
+    ] = None,
+    state: Annotated[EventState | None, typer.Option(help="Only those in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=_LISTED_MAX, help="How many at most.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """List events, the newest first."""
+    _, database = open_store()
+    with reading(database) as connection:
+        if tenant_id is not None:
+            check_subject(connection, tenant_id)
+        found = ledger.newest(connection, subject=tenant_id or "", state=state, limit=limit)
+    if as_json:
+        print_json([_delivery_json(delivery) for delivery in found])
+        return
+    print_table(
+        ("time", "id", "tenant", "endpoint", "model", "status", "outcome", "tokens", "source", "state", "attempts"),
+        [
+            (
+                iso_short(delivery.settlement.time_ms),
+                delivery.settlement.id,
+                delivery.settlement.subject,
+                delivery.settlement.endpoint,
+                delivery.settlement.model,
+                delivery.settlement.status,
+                str(delivery.settlement.outcome),
+                delivery.settlement.usage.total_tokens,
+                str(delivery.settlement.usage_source),
+                str(delivery.state),
+                delivery.attempts,
+            )
+            for delivery in found
+        ],
+        empty="There are no such events.",
+    )
+
+
+@app.command("show")
+def show(
+    event_id: Annotated[str, typer.Argument(metavar="EVENT_ID", help="The request's id.")],
+    as_json: Json = False,
+) -> None:
+    """Show an event as it is sent, and how its delivery stands."""
+    settings, database = open_store()
+    with reading(database) as connection:
+        delivery = ledger.event(connection, event_id)
+    if delivery is None:
+        raise StoreError(f"there is no event {event_id}")
+    event = event_of(delivery.settlement, settings.sink.source)
+    if as_json:
+        print_json({"event": event, "key_id": delivery.settlement.key_id} | _standing_json(delivery))
+        return
+    lines = orjson.dumps(event, option=orjson.OPT_INDENT_2).decode().split("\n")
+    typer.echo("\n".join(map(printable, lines)) + "\n")
+    print_facts(
+        [
+            ("key", delivery.settlement.key_id),
+            ("state", str(delivery.state)),
+            ("attempts", delivery.attempts),
+            ("last words", delivery.error),
+            ("delivered", iso_short(delivery.delivered_ms)),
+        ]
+    )
+
+
+def age_s_of(since_ms: int | None, now_ms: int) -> int | None:
+    """Whole seconds since then; 0 where the clock was set back."""
+    return None if since_ms is None else max(0, now_ms - since_ms) // 1_000
+
+
+def _standing_json(delivery: Delivery) -> dict[str, Any]:
+    return {
+        "state": str(delivery.state),
+        "attempts": delivery.attempts,
+        "error": delivery.error,
+        "delivered_at": iso_or_none(delivery.delivered_ms),
+    }
+
+
+def _delivery_json(delivery: Delivery) -> dict[str, Any]:
+    one = delivery.settlement
+    return {
+        "id": one.id,
+        "time": iso(one.time_ms),
+        "subject": one.subject,
+        "key_id": one.key_id,
+        "endpoint": one.endpoint,
+        "requested_model": one.requested_model,
+        "model": one.model,
+        "provider": one.provider,
+        "streamed": one.streamed,
+        "status": one.status,
+        "outcome": str(one.outcome),
+        "usage_source": str(one.usage_source),
+        "duration_ms": one.duration_ms,
+        "ttft_ms": one.ttft_ms,
+        **tokens_json(one.usage),
+        **_standing_json(delivery),
+    }
