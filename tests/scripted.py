@@ -171,6 +171,11 @@ class Peer:
             if self.upstream.stopping.is_set():
                 raise HungUp
 
+    def hold(self) -> None:
+        """Neither read nor write, until the end of the test, whatever the other side does."""
+        self.upstream.stopping.wait(BOUND_S)
+        raise HungUp
+
     def wait_closed(self) -> None:
         """Read and forget, until the other side closes."""
         with suppress(OSError):

@@ -259,8 +259,8 @@ class Connection(asyncio.Protocol):
             self.deadline = min(self._loop.time() + wait_s, self._hard_deadline)
 
     def _fail(self, error: Exception) -> None:
-        if self._error is None and not self._body_complete:  # an answer that is whole stands
-            self._error = error
+        if self._error is None:
+            self._error = error  # which `read` does not look at where the answer is whole
         self._arm()
         self.abort()
         if self._upload is not None:

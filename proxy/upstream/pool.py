@@ -192,7 +192,7 @@ class Pool:
             if transport is None or wire.is_closing():
                 raise ConnectionResetError
         except BaseException:
-            connection.abort()  # uvloop leaves a stalled handshake open
+            connection.abort()  # uvloop does not, where the handshake has not begun
             raise
         connection.use_tls(transport)
         return connection

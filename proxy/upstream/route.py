@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from proxy.errors import Headers
 from proxy.upstream.pool import Pool
+from proxy.upstream.refusals import Refusals
 
 #: Hosts whose provider has a name of its own in price lists; elsewhere the host's name stands in.
 _PROVIDERS = {
@@ -27,6 +28,12 @@ class Upstream:
     provider: str
     pool: Pool
     credentials: Headers
+    refusals: Refusals = field(default_factory=Refusals)
+
+    @property
+    def name(self) -> str:
+        """Host and port, as events carry them."""
+        return self.pool.origin.authority.decode()
 
 
 class Router:

@@ -124,7 +124,7 @@ async def test_a_handshake_that_stalls_is_given_up_and_closed(ca_file: str) -> N
     assert open_sockets() == before
 
 
-@pytest.mark.parametrize("turns", range(0, 30, 2))
+@pytest.mark.parametrize("turns", range(30))
 async def test_a_request_that_is_cancelled_while_it_connects_leaves_nothing(
     tls: ssl.SSLContext, ca_file: str, turns: int
 ) -> None:
@@ -135,7 +135,7 @@ async def test_a_request_that_is_cancelled_while_it_connects_leaves_nothing(
             for _ in range(turns):
                 await asyncio.sleep(0)
             await settled(task)
-            assert pool.connections == 0
+            assert pool.connections == 0 or not task.cancelled(), "it was answered before"
             assert (await ask(pool)).status == 200
         await upstream.until_all_closed()
 
@@ -181,6 +181,7 @@ async def test_a_cut_after_a_body_with_a_length_is_no_loss(tls: ssl.SSLContext, 
     with ScriptedUpstream(closes, tls=tls) as upstream:
         async with pool_for(upstream, ca_file=ca_file) as pool:
             assert (await ask(pool)).body == b"hello"
+            await upstream.until_all_closed()
             assert (await ask(pool)).tag["connection"] == 1
 
 
@@ -212,6 +213,7 @@ async def test_a_large_body_waits_for_an_upstream_under_tls_too(tls: ssl.SSLCont
     def refuses(peer: Peer) -> None:
         peer.read_head()
         peer.send(answer(b"too large", status="413 Content Too Large"))
+        peer.hold()
 
     with ScriptedUpstream(refuses, tls=tls, receive_bytes=65536) as upstream:
         async with pool_for(upstream, ca_file=ca_file) as pool:

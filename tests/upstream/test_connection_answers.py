@@ -15,6 +15,7 @@ from proxy.errors import BadAnswer, ConnectionBroken, UpstreamError
 from proxy.upstream.connection import HEAD_BYTES_MAX, INTERIM_MAX, Connection
 from tests.scripted import Peer, Script, ScriptedUpstream, answer, says
 from tests.upstream.asking import TIMEOUTS, Reply, ask, pool_for, rest, send
+from tests.upstream.wire import Wire
 
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 LENGTH_5 = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"
@@ -104,34 +105,6 @@ async def test_an_answer_that_comes_byte_by_byte_is_the_same_answer(name: str) -
         async with pool_for(upstream) as pool:
             reply = await ask(pool)
     assert (reply.status, reply.body) == (status, body)
-
-
-class Wire(asyncio.Transport):
-    """A transport that goes nowhere, so that a test can cut the bytes where it likes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.aborted = False
-
-    def write(self, data: object) -> None:
-        pass
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        pass
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def is_closing(self) -> bool:
-        return self.aborted
-
-    def abort(self) -> None:
-        self.aborted = True
-
-    def pause_reading(self) -> None:
-        pass
-
-    resume_reading = pause_reading
 
 
 async def read_in_pieces(pieces: list[bytes], *, then_eof: bool) -> tuple[Reply | str, bool]:

@@ -157,6 +157,7 @@ async def test_many_kept_connections_that_all_died_cost_one_attempt_each_at_most
     with ScriptedUpstream(*[once] * 10) as upstream:
         async with pool_for(upstream) as pool:
             await asyncio.gather(*[ask(pool) for _ in range(10)])
+            await upstream.until_all_closed(accepted=10)
             replies = await asyncio.gather(*[ask(pool, b"%d" % number) for number in range(10)], return_exceptions=True)
             assert not [reply for reply in replies if isinstance(reply, ConnectionBroken)]
     assert sorted(request.body for request in upstream.requests[10:]) == [b"%d" % number for number in range(10)]
