@@ -71,6 +71,21 @@ BUCKETS = tuple(field.name for field in fields(Usage))
 NO_USAGE = Usage()
 
 
+@dataclass(frozen=True, slots=True)
+class Units:
+    """What is billed otherwise than by the token: images made, audio heard or spoken, characters read aloud."""
+
+    images: int = 0
+    audio_ms: int = 0
+    characters: int = 0
+
+
+#: The names of the units, in the order in which the ledger stores them.
+UNITS = tuple(field.name for field in fields(Units))
+
+NO_UNITS = Units()
+
+
 #: What a tenant's id, which is an event's subject, may be.
 SUBJECT_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
 
@@ -122,6 +137,11 @@ class Settlement:
 
     `time_ms` is when the request arrived. `ttft_ms` (time to first token: the first byte of the answer's body)
     is 0 where no byte came. `status` is what the client was (or would have been) told.
+
+    The rest says how the numbers came about: `upstream` is who was asked (host and port), `usage_path` where in its
+    answer the usage stood, `estimator` the tokenizer of estimated counts, `on_disconnect` what was done with an
+    answer whose client had left (`drain` or `cancel`), `response_id` the upstream's own id. Empty where it does not
+    apply.
     """
 
     id: str
@@ -139,3 +159,9 @@ class Settlement:
     usage_source: UsageSource
     duration_ms: int
     ttft_ms: int
+    units: Units = NO_UNITS
+    upstream: str = ""
+    usage_path: str = ""
+    estimator: str = ""
+    on_disconnect: str = ""
+    response_id: str = ""

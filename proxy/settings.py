@@ -99,8 +99,14 @@ class UpstreamSettings(_Section):
     """Seconds that a request waits for a free connection."""
     idle_timeout_s: float = Field(30, gt=0)
     """Seconds that an unused connection is kept."""
+    on_disconnect: Literal["drain", "cancel"] = "drain"
+    """What becomes of an answer whose client has left: read on for its usage, or closed at once and estimated."""
     drain_timeout_s: float = Field(60, gt=0)
     """Seconds to go on reading an answer, for its usage, after the client has left."""
+    drain_bytes_max: int = Field(default=16 * 1024 * 1024, ge=0)
+    """Bytes to go on reading of one such answer at most."""
+    drain_answers_max: int = Field(default=1000, ge=0)
+    """Answers that are read on at the same time at most; beyond it they are closed."""
 
 
 class ServerSettings(_Section):
@@ -131,8 +137,10 @@ class SinkSettings(_Section):
     """A file to append events to, one JSON object a line."""
     source: str = Field("tollgate", min_length=1)
     """The events' `source`. Receivers drop repeats by source and id together: never change it while events wait."""
+    profile: Literal["llm_token_usage", "kong.llm_request", "prompt"] = "llm_token_usage"
+    """The events' type and shape: one event a request, or (the others) one for each kind of token."""
     batch_max: int = Field(100, ge=1, le=1000)
-    """Events in one batch at most."""
+    """Requests whose events go in one batch, at most."""
     linger_s: float = Field(0.2, ge=0)
     """Seconds to let a batch gather."""
     timeout_s: float = Field(10, gt=0)

@@ -10,10 +10,10 @@ import typer.main
 
 from proxy.agent.endpoint import ENDPOINTS as AGENT_ENDPOINTS
 from proxy.cli import app as cli
-from proxy.delivery.cloudevents import event_of
 from proxy.model import NO_USAGE, EventState, Outcome, Settlement, UsageSource
 from proxy.settings import ECOSYSTEM_VARIABLES, known_keys
 from proxy.wire.endpoints import ENDPOINTS
+from tests.delivery.ledger import event_of
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

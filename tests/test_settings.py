@@ -24,6 +24,8 @@ OTHER: dict[str, str] = {
     "log_level": "debug",
     "upstream.base_url": "http://localhost:1234/v1",
     "upstream.token_limit_field": "max_tokens",
+    "upstream.on_disconnect": "cancel",
+    "sink.profile": "prompt",
     "sink.konnect_api_url": "https://us.api.konghq.com/v3/openmeter",
     "sink.http_url": "http://localhost/events",
 }

@@ -11,7 +11,7 @@ from proxy.cli.instants import iso, iso_or_none, iso_short, now_ms
 from proxy.cli.opening import open_store, reading
 from proxy.cli.output import Json, print_facts, print_json, print_table, printable
 from proxy.cli.usage import check_subject, tokens_json
-from proxy.delivery.cloudevents import event_of
+from proxy.delivery.cloudevents import events_of
 from proxy.errors import StoreError
 from proxy.model import EventState
 from proxy.store import ledger, outbox
@@ -94,18 +94,19 @@ def show(
     event_id: Annotated[str, typer.Argument(metavar="EVENT_ID", help="The request's id.")],
     as_json: Json = False,
 ) -> None:
-    """Show an event as it is sent, and how its delivery stands."""
+    """Show a request's event (or events) as sent, and how the delivery stands."""
     settings, database = open_store()
     with reading(database) as connection:
         delivery = ledger.event(connection, event_id)
     if delivery is None:
         raise StoreError(f"there is no event {event_id}")
-    event = event_of(delivery.settlement, settings.sink.source)
+    events = events_of(delivery.settlement, settings.sink.source, settings.sink.profile)
     if as_json:
-        print_json({"event": event, "key_id": delivery.settlement.key_id} | _standing_json(delivery))
+        print_json({"events": events, "key_id": delivery.settlement.key_id} | _standing_json(delivery))
         return
-    lines = orjson.dumps(event, option=orjson.OPT_INDENT_2).decode().split("\n")
-    typer.echo("\n".join(map(printable, lines)) + "\n")
+    for event in events:
+        lines = orjson.dumps(event, option=orjson.OPT_INDENT_2).decode().split("\n")
+        typer.echo("\n".join(map(printable, lines)) + "\n")
     print_facts(
         [
             ("key", delivery.settlement.key_id),

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from proxy.delivery.backoff import Backoff
-from proxy.delivery.cloudevents import event_of
+from proxy.delivery.cloudevents import events_of
 from proxy.delivery.sinks import Sink
 from proxy.errors import SinkMisconfigured, SinkRefused, SinkUnavailable
 from proxy.model import Settlement
@@ -132,7 +132,7 @@ class Relay:
             return False
         ids = [settlement.id for settlement in batch]
         try:
-            await self._sink.deliver([event_of(settlement, self._settings.source) for settlement in batch])
+            await self._deliver(batch)
         except SinkUnavailable as error:
             wait_s = self._backoff.next_s(error.retry_after_s)
             reason = _own_words(error.words)
@@ -159,6 +159,12 @@ class Relay:
             self._done_part()
             await self._mark_taken()
         return False
+
+    async def _deliver(self, batch: Sequence[Settlement]) -> None:
+        source, profile = self._settings.source, self._settings.profile
+        events = [event for settlement in batch for event in events_of(settlement, source, profile)]
+        if events:  # a request that used nothing has no event in a profile of one event for each token kind
+            await self._sink.deliver(events)
 
     async def _gather(self) -> list[Settlement]:
         """The next batch. A small one waits a moment for more, unless it is a repeat or the relay stops."""

@@ -30,7 +30,8 @@ class Call:
     """A request as it goes upstream. `target` is path and query below the upstream's base path.
 
     `endpoint` is what the event calls the route; it may differ from the target (the agent layer's does).
-    A call that is not `metered` leaves no event.
+    A call that is not `metered` leaves no event. Where `hides_usage`, the body was made to ask for usage, and
+    `own_body` is the client's.
     """
 
     arrival: Arrival
@@ -44,3 +45,4 @@ class Call:
     model: str = ""
     streamed: bool = False
     hides_usage: bool = False
+    own_body: bytes = b""

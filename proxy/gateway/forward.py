@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
 
 from starlette.types import Receive
 
@@ -23,35 +26,73 @@ from proxy.gateway.meter import Blind, Meter, meter_for
 from proxy.gateway.respond import Responder
 from proxy.gateway.settle import Settler
 from proxy.model import Outcome
+from proxy.settings import UpstreamSettings
 from proxy.upstream.connection import Answer, Connection
+from proxy.upstream.refusals import is_refusal
 from proxy.upstream.route import Upstream
 from proxy.wire import headers as header
 
 log = logging.getLogger(__name__)
 
+#: Of an error answer, what is searched for the reason.
+_ERROR_BYTES_MAX = 64 * 1024
+
 _UNTRUE_WHEN_REWRITTEN = frozenset({b"content-length", b"content-encoding"})
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """What becomes of an answer whose client has left.
+
+    `drain`: it is read on, within these bounds, because its end holds the usage that the upstream charges for. Else,
+    and beyond the bounds, the upstream's connection is closed: what was delivered is all that is known.
+    """
+
+    drain: bool
+    timeout_s: float
+    bytes_max: int
+    answers_max: int
+
+    @classmethod
+    def of(cls, settings: UpstreamSettings) -> Self:
+        return cls(
+            settings.on_disconnect == "drain",
+            settings.drain_timeout_s,
+            settings.drain_bytes_max,
+            settings.drain_answers_max,
+        )
 
 
 class Exchange:
     """One call from its admission to its settlement.
 
     Whatever happens (an answer, an error, a client that leaves, a cancelled task), `run` settles exactly once, and
-    the upstream's connection is handed back or closed. A client that leaves does not stop the reading: the rest of
-    the answer is read, for `drain_timeout_s` at most, because it holds the usage that the upstream charges for.
+    the upstream's connection is handed back or closed. `draining` tells how many answers are read on at the moment.
     """
 
     def __init__(
-        self, call: Call, upstream: Upstream, responder: Responder, settler: Settler, *, drain_timeout_s: float
+        self,
+        call: Call,
+        upstream: Upstream,
+        responder: Responder,
+        settler: Settler,
+        leaving: Leaving,
+        draining: Callable[[], int],
     ) -> None:
         self._call = call
         self._upstream = upstream
         self._responder = responder
         self._settler = settler
-        self._drain_timeout_s = drain_timeout_s
+        self._leaving = leaving
+        self._draining = draining
         self._meter: Meter = Blind()
+        self._hides_usage = call.hides_usage
         self._status = ClientGone.status
         self._ttft_ms = 0
+        self._unread = b""
+        self._drained_bytes = 0
         self.client_gone = False  #: the client has left, which nothing that follows can tell it
+        self.drains = False  #: its answer is read on all the same
         self._settled = not call.metered
         self._connection: Connection | None = None
 
@@ -63,8 +104,7 @@ class Exchange:
             try:
                 await self._show(answer)
             finally:
-                self._connection = None
-                answer.close()
+                self._close(answer)
         except ProxyError as error:
             await self._fail(error)
         except asyncio.CancelledError:
@@ -83,25 +123,45 @@ class Exchange:
         while (await receive())["type"] != "http.disconnect":
             pass
         self.client_gone = True
-        if self._connection is not None:
-            self._connection.limit(self._drain_timeout_s)
+        self.drains = self._leaving.drain and self._draining() < self._leaving.answers_max
+        if self._connection is None:
+            return
+        if self.drains:
+            self._connection.limit(self._leaving.timeout_s)
+        else:
+            self._connection.abort()
 
     async def _send(self) -> Answer:
+        """The upstream's answer, to the request that asks for usage where this upstream takes that."""
         call = self._call
-        headers = header.for_upstream(call.headers, identity=call.hides_usage) + self._upstream.credentials
-        answer = await self._upstream.pool.send(
-            call.method,
-            call.target,
-            headers,
-            call.body or b"",
-            length=None if call.body is None else len(call.body),
-            begin=self._begin,
-        )
+        self._hides_usage = call.hides_usage and not self._upstream.refusals.holds(call.model)
+        answer = await self._ask(call.body if self._hides_usage else call.own_body or call.body)
+        if self._hides_usage and answer.status in (400, 422):
+            self._unread = await _beginning(answer)
+            if is_refusal(answer.status, self._unread):
+                self._close(answer)
+                log.info("%s refuses stream_options for %s: its streams are estimated", self._upstream.name, call.model)
+                self._upstream.refusals.note(call.model)
+                self._hides_usage = False
+                self._unread = b""
+                answer = await self._ask(call.own_body)
         if answer.status == 401:
-            answer.close()
+            self._close(answer)
             log.error("the upstream refuses the key set as upstream.api_key (401)")
             raise KeyRefused("The upstream refuses this service's own key. Whoever runs this service must mend it.")
         return answer
+
+    async def _ask(self, body: bytes | None) -> Answer:
+        call = self._call
+        headers = header.for_upstream(call.headers, identity=self._hides_usage) + self._upstream.credentials
+        length = None if body is None else len(body)
+        return await self._upstream.pool.send(
+            call.method, call.target, headers, body or b"", length=length, begin=self._begin
+        )
+
+    def _close(self, answer: Answer) -> None:
+        self._connection = None  # what the client does from now on must not fall on another request
+        answer.close()
 
     def _begin(self, connection: Connection) -> None:
         if self.client_gone:
@@ -114,14 +174,19 @@ class Exchange:
         if self._call.metered and answer.status < 400:
             content_type = header.get(answer.headers, b"content-type")
             content_encoding = header.get(answer.headers, b"content-encoding")
-            self._meter = meter_for(content_type, content_encoding, hides_usage=self._call.hides_usage)
+            self._meter = meter_for(content_type, content_encoding, hides_usage=self._hides_usage)
         without = _UNTRUE_WHEN_REWRITTEN if self._meter.rewrites else frozenset()
         if not self.client_gone:
             await self._responder.start(answer.status, header.for_client(answer.headers, without=without))
         last = b""
-        while data := await answer.read():
+        while data := self._unread or await answer.read():
+            self._unread = b""
             if not self._ttft_ms:
                 self._ttft_ms = self._elapsed_ms()
+            if self.client_gone:
+                self._drained_bytes += len(data)
+                if self._drained_bytes > self._leaving.bytes_max:
+                    raise ClientGone("The answer is too long to be read on without its client.")
             data = self._meter.feed(data)
             if answer.at_end:
                 last = data
@@ -140,7 +205,7 @@ class Exchange:
         """The upstream gave no answer, or not a whole one."""
         begun = self._responder.started
         if not begun:
-            self._status = error.status
+            self._status = ClientGone.status if self.client_gone else error.status
         if isinstance(error, ShuttingDown):
             await self._settle(Outcome.SHUTDOWN)
         elif isinstance(error, UpstreamTimeout):
@@ -170,9 +235,20 @@ class Exchange:
             outcome,
             reading,
             status=self._status,
-            provider=self._upstream.provider,
+            upstream=self._upstream,
             ttft_ms=self._ttft_ms,
+            on_disconnect=("drain" if self.drains else "cancel") if self.client_gone else "",
         )
 
     def _elapsed_ms(self) -> int:
         return max(1, round((time.monotonic() - self._call.arrival.monotonic) * 1000))
+
+
+async def _beginning(answer: Answer) -> bytes:
+    """The body of an error answer, or as much of it as may be looked at; what follows is still to be read."""
+    body = b""
+    while len(body) < _ERROR_BYTES_MAX and (data := await answer.read()):
+        body += data
+        if answer.at_end:
+            break
+    return body

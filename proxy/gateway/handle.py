@@ -11,7 +11,7 @@ from proxy.errors import BodyTimeout, BodyTooLarge, ClientGone, InvalidRequest, 
 from proxy.gateway.admit import Admission
 from proxy.gateway.auth import Authenticator
 from proxy.gateway.call import Arrival, Call
-from proxy.gateway.forward import Exchange
+from proxy.gateway.forward import Exchange, Leaving
 from proxy.gateway.respond import Passthrough, Responder
 from proxy.gateway.settle import Settler
 from proxy.model import Caller
@@ -37,7 +37,7 @@ class Gateway:
         settler: Settler,
     ) -> None:
         self._server = settings.server
-        self._drain_timeout_s = settings.upstream.drain_timeout_s
+        self._leaving = Leaving.of(settings.upstream)
         self._authenticator = authenticator
         self._admission = admission
         self._router = router
@@ -46,8 +46,8 @@ class Gateway:
 
     @property
     def draining(self) -> int:
-        """How many answers are read to their end although their clients have left."""
-        return sum(exchange.client_gone for exchange in self._exchanges)
+        """How many answers are read on although their clients have left."""
+        return sum(exchange.drains for exchange in self._exchanges)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrival = Arrival()
@@ -74,7 +74,7 @@ class Gateway:
             await responder.refuse(error)
             return
         upstream = self._router.route(call.model)
-        exchange = Exchange(call, upstream, responder, self._settler, drain_timeout_s=self._drain_timeout_s)
+        exchange = Exchange(call, upstream, responder, self._settler, self._leaving, lambda: self.draining)
         self._exchanges.add(exchange)
         try:
             await exchange.run(receive)
@@ -143,4 +143,5 @@ def _call(scope: Scope, arrival: Arrival, caller: Caller, endpoint: endpoints.En
         model=ask.model,
         streamed=ask.streamed,
         hides_usage=ask.hides_usage,
+        own_body=raw,
     )

@@ -16,6 +16,7 @@ import orjson
 from proxy.gateway.call import Call
 from proxy.gateway.meter import Reading
 from proxy.model import Outcome, Settlement
+from proxy.upstream.route import Upstream
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,15 @@ class Settler:
         self._stderr = stderr
 
     async def settle(
-        self, call: Call, outcome: Outcome, reading: Reading, *, status: int, provider: str, ttft_ms: int
+        self,
+        call: Call,
+        outcome: Outcome,
+        reading: Reading,
+        *,
+        status: int,
+        upstream: Upstream,
+        ttft_ms: int,
+        on_disconnect: str = "",
     ) -> None:
         """Record how `call` ended; returns when the record is on disk.
 
@@ -50,7 +59,7 @@ class Settler:
             endpoint=call.endpoint,
             requested_model=call.model,
             model=reading.model or call.model,
-            provider=provider,
+            provider=upstream.provider,
             streamed=call.streamed,
             status=status,
             outcome=outcome,
@@ -58,6 +67,8 @@ class Settler:
             usage_source=reading.usage_source,
             duration_ms=round((time.monotonic() - arrival.monotonic) * 1000),
             ttft_ms=ttft_ms,
+            upstream=upstream.name,
+            on_disconnect=on_disconnect,
         )
         recorded = self._ledger.record(settlement)
         # Not after an `await`: whoever waits here may be cancelled, and the outcome must be seen all the same.

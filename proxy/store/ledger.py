@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-from proxy.model import BUCKETS, EventState, Outcome, Settlement, Usage, UsageSource
+from proxy.model import BUCKETS, UNITS, EventState, Outcome, Settlement, Units, Usage, UsageSource
 from proxy.store import queries
 from proxy.store.database import begin
 
@@ -21,9 +21,12 @@ _NAME_CHARS_MAX = 512
 _PROBE_BYTES = 1024 * 1024
 
 _buckets = attrgetter(*BUCKETS)
+_units = attrgetter(*UNITS)
 _BUCKETS_FROM = 11
 _BUCKETS_TO = _BUCKETS_FROM + len(BUCKETS)
-_SETTLEMENT_COLUMNS = _BUCKETS_TO + 3
+_UNITS_FROM = _BUCKETS_TO + 3
+_UNITS_TO = _UNITS_FROM + len(UNITS)
+_SETTLEMENT_COLUMNS = _UNITS_TO + 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class UsageLine:
     usage_source: UsageSource
     requests: int
     usage: Usage
+    units: Units
 
 
 def record(connection: sqlite3.Connection, settlements: Sequence[Settlement]) -> None:
@@ -59,7 +63,7 @@ def record(connection: sqlite3.Connection, settlements: Sequence[Settlement]) ->
     for one in settlements:
         model = _name(one.model)
         key = (one.subject, one.time_ms // HOUR_MS, model, one.endpoint, one.key_id, str(one.usage_source))
-        amounts = (1, *_buckets(one.usage))
+        amounts = (1, *_buckets(one.usage), *_units(one.units))
         known = sums.get(key)
         sums[key] = list(amounts) if known is None else [a + b for a, b in zip(known, amounts, strict=True)]
     rollups = [(*key, *(min(amount, _COUNT_MAX) for amount in amounts)) for key, amounts in sums.items()]
@@ -100,14 +104,19 @@ def usage(connection: sqlite3.Connection, *, from_ms: int, to_ms: int, subject: 
     else:
         rows = connection.execute(queries.USAGE, hours)
     return [
-        UsageLine(subject_, model, endpoint, UsageSource(source), requests, Usage(*buckets))
-        for subject_, model, endpoint, source, requests, *buckets in rows
+        UsageLine(
+            *(subject_, model, endpoint, UsageSource(source), requests),
+            Usage(*amounts[: len(BUCKETS)]),
+            Units(*amounts[len(BUCKETS) :]),
+        )
+        for subject_, model, endpoint, source, requests, *amounts in rows
     ]
 
 
 def settlement_of(row: Sequence[Any]) -> Settlement:
     """The settlement that a row begins with."""
-    usage_source, duration_ms, ttft_ms = row[_BUCKETS_TO:_SETTLEMENT_COLUMNS]
+    usage_source, duration_ms, ttft_ms = row[_BUCKETS_TO:_UNITS_FROM]
+    upstream, usage_path, estimator, on_disconnect, response_id = row[_UNITS_TO:_SETTLEMENT_COLUMNS]
     return Settlement(
         id=row[0],
         subject=row[1],
@@ -124,6 +133,12 @@ def settlement_of(row: Sequence[Any]) -> Settlement:
         usage_source=UsageSource(usage_source),
         duration_ms=duration_ms,
         ttft_ms=ttft_ms,
+        units=Units(*row[_UNITS_FROM:_UNITS_TO]),
+        upstream=upstream,
+        usage_path=usage_path,
+        estimator=estimator,
+        on_disconnect=on_disconnect,
+        response_id=response_id,
     )
 
 
@@ -144,6 +159,12 @@ def _row(one: Settlement) -> tuple[Any, ...]:
         one.usage_source,
         one.duration_ms,
         one.ttft_ms,
+        *_units(one.units),
+        one.upstream,
+        one.usage_path,
+        one.estimator,
+        one.on_disconnect,
+        _name(one.response_id),
     )
 
 

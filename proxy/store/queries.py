@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from proxy.model import BUCKETS, EventState
+from proxy.model import BUCKETS, UNITS, EventState
 
 _EVENT_COLUMNS = (
     "id, subject, key_id, time_ms, endpoint, requested_model, model, provider, streamed, status, outcome, "
     + ", ".join(BUCKETS)
-    + ", usage_source, duration_ms, ttft_ms"
+    + ", usage_source, duration_ms, ttft_ms, "
+    + ", ".join(UNITS)
+    + ", upstream, usage_path, estimator, on_disconnect, response_id"
 )
+_AMOUNTS = ("requests", *BUCKETS, *UNITS)
 _EVENT_COLUMN_COUNT = _EVENT_COLUMNS.count(",") + 1
 # A sum of two that passes SQLite's integers would be a float; it stops at the largest integer.
-_ADDITIONS = ", ".join(f"{name} = min({name} + excluded.{name}, {2**63 - 1})" for name in ("requests", *BUCKETS))
-_SUMS = ", ".join(f"sum({name})" for name in ("requests", *BUCKETS))
+_ADDITIONS = ", ".join(f"{name} = min({name} + excluded.{name}, {2**63 - 1})" for name in _AMOUNTS)
+_SUMS = ", ".join(f"sum({name})" for name in _AMOUNTS)
 
 # Record one settlement: its event waits in the outbox.
 INSERT_EVENT = f"""
@@ -21,8 +24,8 @@ INSERT_EVENT = f"""
 
 # Add the sums of a batch of settlements to one rollup.
 ADD_TO_ROLLUP = f"""
-    INSERT INTO rollups (subject, hour, model, endpoint, key_id, usage_source, requests, {", ".join(BUCKETS)})
-    VALUES ({", ".join("?" * (7 + len(BUCKETS)))})
+    INSERT INTO rollups (subject, hour, model, endpoint, key_id, usage_source, {", ".join(_AMOUNTS)})
+    VALUES ({", ".join("?" * (6 + len(_AMOUNTS)))})
     ON CONFLICT DO UPDATE SET {_ADDITIONS}
 """
 

@@ -5,10 +5,10 @@ import time
 import pytest
 
 from proxy.cli.events import age_s_of
-from proxy.delivery.cloudevents import event_of
 from proxy.model import Outcome, UsageSource
 from proxy.store import outbox
 from tests.cli.conftest import Command, settlement
+from tests.delivery.ledger import event_of
 
 DELIVERED_MS = 1_776_076_201_456
 
@@ -88,21 +88,21 @@ def test_events_of_a_tenant_that_never_was_are_a_slip(three: Command, unknown: s
 def test_an_event_is_shown_as_it_is_sent_with_its_standing(three: Command) -> None:
     shown = three.json("events", "show", "req_1")
     assert shown == {
-        "event": event_of(settlement("req_1"), "tollgate"),
+        "events": [event_of(settlement("req_1"), "tollgate")],
         "key_id": "key_1",
         "state": "accepted",
         "attempts": 1,
         "error": "",
         "delivered_at": "2026-04-13T10:30:01.456Z",
     }
-    assert shown["event"]["data"]["total_tokens"] == 247
+    assert shown["events"][0]["data"]["total_tokens"] == 247
     pending = three.json("events", "show", "req_3")
     assert (pending["state"], pending["attempts"], pending["error"]) == ("pending", 1, "503: try later")
 
 
 def test_the_source_is_the_one_that_is_set(three: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOLLGATE_SINK__SOURCE", "edge-7")
-    assert three.json("events", "show", "req_1")["event"]["source"] == "edge-7"
+    assert three.json("events", "show", "req_1")["events"][0]["source"] == "edge-7"
 
 
 def test_the_receivers_words_steer_no_terminal(three: Command) -> None:

@@ -6,7 +6,9 @@ import asyncio
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+from proxy.delivery.cloudevents import events_of
 from proxy.model import EventState, Outcome, Settlement, Usage, UsageSource
 from proxy.store import ledger as rows
 from proxy.store.commit import GroupCommit
@@ -67,3 +69,9 @@ class Ledger:
 
     def accepted(self) -> int:
         return self.states()[EventState.ACCEPTED]
+
+
+def event_of(one: Settlement, source: str) -> dict[str, Any]:
+    """The event of a settlement in the default profile."""
+    (event,) = events_of(one, source)
+    return event

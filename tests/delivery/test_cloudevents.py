@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.delivery.cloudevents import MEDIA_TYPE_BATCH, TYPE, event_of
+from proxy.delivery.cloudevents import MEDIA_TYPE_BATCH, events_of
 from proxy.model import NO_USAGE, Outcome, Settlement, Usage, UsageSource
 from tests.delivery.contract import EXCERPT, faults, load
-from tests.delivery.ledger import settlement
+from tests.delivery.ledger import event_of, settlement
 
 #: What the server's own validator wants of a time, offset included.
 RFC3339 = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
@@ -72,7 +72,8 @@ def test_the_event_is_the_one_that_the_design_shows() -> None:
         b'"data":{"total_tokens":247,"prompt_tokens":52,"completion_tokens":195,"model":"gpt-4o-mini-2024-07-18",'
         b'"endpoint":"/v1/chat/completions","requested_model":"gpt-4o-mini","provider":"openai","cached_tokens":0,'
         b'"reasoning_tokens":0,"streamed":true,"status":200,"outcome":"completed","usage_source":"reported",'
-        b'"duration_ms":812,"ttft_ms":190}}'
+        b'"duration_ms":812,"ttft_ms":190,"request_id":"req-1","upstream":"","model_family":"gpt-4o-mini",'
+        b'"estimator":"","on_disconnect":"","images":0,"audio_ms":0,"characters":0}}'
     )
 
 
@@ -92,6 +93,21 @@ def test_buckets_become_the_totals_that_providers_report() -> None:
     assert data["total_tokens"] == 1_333
     assert data["cached_tokens"] == 10
     assert data["reasoning_tokens"] == 20
+
+
+@pytest.mark.parametrize("profile", ["kong.llm_request", "prompt"])
+@given(one=settlements)
+def test_in_the_other_profiles_there_is_an_event_for_each_kind_of_token_and_their_sum_is_the_total(
+    profile: str, one: Settlement
+) -> None:
+    events = events_of(one, "tollgate", profile)
+    assert faults(orjson.loads(orjson.dumps(events))) == []
+    assert {event["type"] for event in events} <= {profile}
+    assert sum(int(event["data"]["tokens"]) for event in events) == one.usage.total_tokens
+    assert all(event["data"]["tokens"] != "0" for event in events)
+    kinds = [event["data"]["type"] for event in events]
+    assert [event["id"] for event in events] == [f"{one.id}:{kind}" for kind in kinds]
+    assert set(kinds) <= {"input", "cache_read", "cache_write", "output", "reasoning"}
 
 
 def test_without_an_answer_the_model_is_what_was_asked_for() -> None:
@@ -123,7 +139,7 @@ def test_the_check_refuses_what_receivers_refuse() -> None:
 
 
 def test_names_that_meters_and_receivers_know() -> None:
-    assert TYPE == "llm_token_usage"
+    assert event_of(settlement(), "tollgate")["type"] == "llm_token_usage"
     assert MEDIA_TYPE_BATCH == "application/cloudevents-batch+json"
 
 

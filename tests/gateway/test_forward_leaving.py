@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,60 @@ def test_a_stop_whose_grace_period_ends_settles_what_it_cuts(tmp_path: Path) -> 
         event = server.settlement()
         assert event.outcome is Outcome.SHUTDOWN
         all_closed(upstream)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_with_the_policy_cancel_the_upstream_is_closed_at_once(tmp_path: Path, begun: bool) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        if begun:
+            peer.send(SSE_HEAD + chunk(text("Hel")))
+        peer.stall()
+
+    with between(tmp_path, script, TOLLGATE_UPSTREAM__ON_DISCONNECT="cancel") as (server, upstream):
+        with RawClient(server.port) as client:
+            client.post(CHAT, server.key(), ASK_STREAM)
+            wait_until(lambda: len(upstream.requests) == 1)
+            if begun:
+                client.read_until(text("Hel"))
+        left = time.monotonic()
+        all_closed(upstream)
+        assert time.monotonic() - left < 1
+        event = server.settlement()
+        assert (event.outcome, event.on_disconnect) == (Outcome.CLIENT_DISCONNECTED, "cancel")
+        assert event.status == (200 if begun else 499)
+
+
+def test_reading_on_ends_at_its_bound_of_bytes(tmp_path: Path) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(SSE_HEAD)
+        while True:  # until the proxy hangs up
+            peer.send(chunk(text("x" * 1000)))
+
+    with between(tmp_path, script, TOLLGATE_UPSTREAM__DRAIN_BYTES_MAX="100000") as (server, upstream):
+        with RawClient(server.port) as client:
+            client.post(CHAT, server.key(), ASK_STREAM)
+            client.read_until(b"xxx")
+        event = server.settlement()
+        assert (event.outcome, event.on_disconnect) == (Outcome.CLIENT_DISCONNECTED, "drain")
+        all_closed(upstream)
+
+
+def test_so_many_answers_are_read_on_at_once_and_the_others_are_closed(tmp_path: Path) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.stall()
+
+    with between(tmp_path, default=script, TOLLGATE_UPSTREAM__DRAIN_ANSWERS_MAX="1") as (server, upstream):
+        clients = [RawClient(server.port) for _ in range(3)]
+        for client in clients:
+            client.post(CHAT, server.key(), ASK_STREAM)
+        wait_until(lambda: len(upstream.requests) == 3)
+        for client in clients:
+            client.reset()
+        events = server.settlements(2)
+        assert {event.on_disconnect for event in events} == {"cancel"}
+        assert server.app.gateway.draining == 1
+        server.stop(grace_s=0)
+        assert server.settlements(3)[-1].on_disconnect == "drain"

@@ -10,7 +10,12 @@ from proxy.gateway.call import Arrival, Call
 from proxy.gateway.meter import Reading
 from proxy.gateway.settle import Settler
 from proxy.model import Caller, Outcome, Settlement, Usage, UsageSource
+from proxy.upstream.connect import Origin
+from proxy.upstream.pool import Pool
+from proxy.upstream.route import Upstream
+from tests.upstream.asking import LIMITS, TIMEOUTS
 
+UPSTREAM = Upstream("p", Pool(Origin("http", "h", 80, ""), LIMITS, TIMEOUTS), [])
 READING = Reading(Usage(uncached_input=5, text_output=7), UsageSource.REPORTED, "m-1")
 
 
@@ -33,7 +38,7 @@ def call() -> Call:
 
 
 def settle(settler: Settler, reading: Reading = READING) -> asyncio.Task[None]:
-    settled = settler.settle(call(), Outcome.COMPLETED, reading, status=200, provider="p", ttft_ms=3)
+    settled = settler.settle(call(), Outcome.COMPLETED, reading, status=200, upstream=UPSTREAM, ttft_ms=3)
     return asyncio.ensure_future(settled)
 
 

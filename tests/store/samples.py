@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from proxy.model import BUCKETS, Outcome, Settlement, Usage, UsageSource
+from proxy.model import BUCKETS, UNITS, Outcome, Settlement, Units, Usage, UsageSource
 from proxy.store.ledger import HOUR_MS
 
 #: 2026-04-13T10:30:00Z
@@ -63,9 +63,15 @@ any_settlement = st.builds(
     usage_source=st.sampled_from(UsageSource),
     duration_ms=counts,
     ttft_ms=counts,
+    units=st.builds(Units, *[counts for _ in UNITS]),
+    upstream=names,
+    usage_path=st.sampled_from(["", "usage", "response.usage"]),
+    estimator=st.sampled_from(["", "o200k_base"]),
+    on_disconnect=st.sampled_from(["", "drain", "cancel"]),
+    response_id=names,
 )
 
-_SUMS = "count(*), " + ", ".join(f"sum({name})" for name in BUCKETS)
+_SUMS = "count(*), " + ", ".join(f"sum({name})" for name in (*BUCKETS, *UNITS))
 
 
 def sums_of_events(connection: sqlite3.Connection) -> list[Any]:
@@ -78,5 +84,5 @@ def sums_of_events(connection: sqlite3.Connection) -> list[Any]:
 
 
 def rollups(connection: sqlite3.Connection) -> list[Any]:
-    columns = f"subject, hour, model, endpoint, key_id, usage_source, requests, {', '.join(BUCKETS)}"
+    columns = f"subject, hour, model, endpoint, key_id, usage_source, requests, {', '.join((*BUCKETS, *UNITS))}"
     return connection.execute(f"SELECT {columns} FROM rollups ORDER BY 1, 2, 3, 4, 5, 6").fetchall()

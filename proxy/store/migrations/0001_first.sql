@@ -57,6 +57,14 @@ CREATE TABLE events (
     usage_source    TEXT NOT NULL,
     duration_ms     INTEGER NOT NULL,
     ttft_ms         INTEGER NOT NULL,
+    images          INTEGER NOT NULL,
+    audio_ms        INTEGER NOT NULL,
+    characters      INTEGER NOT NULL,
+    upstream        TEXT NOT NULL,
+    usage_path      TEXT NOT NULL,
+    estimator       TEXT NOT NULL,
+    on_disconnect   TEXT NOT NULL,
+    response_id     TEXT NOT NULL,
     state           TEXT NOT NULL,         -- proxy.model.EventState
     attempts        INTEGER NOT NULL DEFAULT 0,
     error           TEXT NOT NULL DEFAULT '',
@@ -82,6 +90,9 @@ CREATE TABLE rollups (
     text_output    INTEGER NOT NULL,
     reasoning      INTEGER NOT NULL,
     audio_output   INTEGER NOT NULL,
+    images         INTEGER NOT NULL,
+    audio_ms       INTEGER NOT NULL,
+    characters     INTEGER NOT NULL,
     PRIMARY KEY (subject, hour, model, endpoint, key_id, usage_source)
 ) WITHOUT ROWID;
 CREATE INDEX rollups_by_hour ON rollups (hour);

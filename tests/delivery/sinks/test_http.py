@@ -15,12 +15,11 @@ import respx
 from pydantic import SecretStr
 
 from proxy import __version__
-from proxy.delivery.cloudevents import event_of
 from proxy.delivery.sinks import HttpSink, sink_for
 from proxy.delivery.sinks.http import ANSWER_BYTES_MAX, RETRY_AFTER_MAX_S, SAID_CHARS_MAX
 from proxy.errors import ConfigurationError, SinkError, SinkMisconfigured, SinkRefused, SinkUnavailable
 from proxy.settings import SinkSettings
-from tests.delivery.ledger import settlement
+from tests.delivery.ledger import event_of, settlement
 from tests.delivery.receiver import Answer, Receiver
 
 TOKEN = "kpat_S3cretS3cretS3cret"
