@@ -78,3 +78,14 @@ def unchunked(answer: bytes) -> bytes:
         if not length:
             assert not rest
             return body
+
+
+def unchunked_part(body: bytes) -> bytes:
+    """The bytes of a chunked body that breaks off somewhere."""
+    data = b""
+    while b"\r\n" in body:
+        size, _, rest = body.partition(b"\r\n")
+        length = int(size, 16)
+        data += rest[:length]
+        body = rest[length + 2 :]
+    return data

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "agent": {"model", "errors", "settings", "wire", "upstream", "store", "gateway"},
     "web": {"model", "errors", "settings", "gateway", "store", "delivery"},
     "app": {"model", "errors", "settings", "wire", "upstream", "store", "gateway", "delivery", "agent", "web"},
-    "cli": {"model", "errors", "settings", "store", "delivery", "app"},
+    "cli": {"model", "errors", "settings", "wire", "store", "delivery", "app"},
     "__main__": {"cli"},
     "__init__": set(),
 }

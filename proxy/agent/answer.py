@@ -100,7 +100,7 @@ class StreamedAnswer(Passthrough):
         if chunk.get("error"):
             return _event({"error": chunk["error"]})
         self._model = self._model or chunk.get("model")
-        if usage_shapes.find(chunk) is not None:
+        if usage_shapes.read(chunk) is not None:
             self._usage = chunk
         try:
             text = chunk["choices"][0]["delta"]["content"]
@@ -113,12 +113,11 @@ class StreamedAnswer(Passthrough):
 
 
 def _shape(content: Any, model: Any, usage_holder: dict[str, Any]) -> dict[str, Any]:
-    found = usage_shapes.find(usage_holder)
-    usage = usage_shapes.normalise(found) if found is not None else None
-    counts = usage and {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.total_tokens,
+    read = usage_shapes.read(usage_holder)
+    counts = read and {
+        "prompt_tokens": read[0].prompt_tokens,
+        "completion_tokens": read[0].completion_tokens,
+        "total_tokens": read[0].total_tokens,
     }
     return {"content": content or "", "model": model or "", "usage": counts}
 

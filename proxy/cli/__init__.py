@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from proxy import __version__
-from proxy.cli import config, events, keys, serve, tenants, usage
+from proxy.cli import config, events, explain, keys, serve, tenants, usage
 from proxy.cli.output import complain
 from proxy.errors import ConfigurationError, TollgateError
 
@@ -81,6 +81,7 @@ app.add_typer(tenants.app, name="tenants")
 app.add_typer(keys.app, name="keys")
 app.command("usage")(usage.show_usage)
 app.add_typer(events.app, name="events")
+app.command("explain")(explain.explain)
 
 
 def main() -> None:

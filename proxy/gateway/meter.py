@@ -43,6 +43,7 @@ class Reading:
     usage_source: UsageSource = UsageSource.NONE
     model: str = ""
     failed: bool = False
+    usage_path: str = ""  #: where in the answer the usage stood
 
 
 class Meter(Protocol):
@@ -124,9 +125,7 @@ class PlainMeter:
             return stream.reading()
         if answer is None:
             return Reading()
-        usage = _usage(answer)
-        source = UsageSource.NONE if usage is None else UsageSource.REPORTED
-        return Reading(usage or NO_USAGE, source, _model(answer), _has_failed(answer))
+        return _reading(usage_shapes.read(answer), _model(answer), _has_failed(answer))
 
 
 class StreamMeter:
@@ -138,7 +137,7 @@ class StreamMeter:
         self._decode: Decoder | None = decode
         self._splitter = Splitter(EVENT_BYTES_MAX)
         self._dropped = False
-        self._usage: Usage | None = None
+        self._usage: tuple[Usage, str] | None = None
         self._model = ""
         self._failed = False
 
@@ -163,8 +162,7 @@ class StreamMeter:
         return b"".join(shown) if self.rewrites else b""
 
     def reading(self) -> Reading:
-        source = UsageSource.NONE if self._usage is None else UsageSource.REPORTED
-        return Reading(self._usage or NO_USAGE, source, self._model, self._failed)
+        return _reading(self._usage, self._model, self._failed)
 
     def _may_matter(self, data: bytes) -> bool:
         """Whether `data` must be looked into. Most events of a long stream hold text and nothing else."""
@@ -190,7 +188,7 @@ class StreamMeter:
         return self._shown(raw, event) if self.rewrites else raw
 
     def _note(self, event: dict[str, Any]) -> None:
-        self._usage = _usage(event) or self._usage
+        self._usage = usage_shapes.read(event) or self._usage
         self._model = self._model or _model(event)
         self._failed = self._failed or _has_failed(event)
         if event.get("type") in _LAST_EVENTS:
@@ -250,9 +248,10 @@ def _object(data: bytes) -> dict[str, Any] | None:
     return parsed if isinstance(parsed, dict) else None
 
 
-def _usage(answer: dict[str, Any]) -> Usage | None:
-    found = usage_shapes.find(answer)
-    return None if found is None else usage_shapes.normalise(found)
+def _reading(usage: tuple[Usage, str] | None, model: str, failed: bool) -> Reading:
+    if usage is None:
+        return Reading(model=model, failed=failed)
+    return Reading(usage[0], UsageSource.REPORTED, model, failed, usage[1])
 
 
 def _model(answer: dict[str, Any]) -> str:

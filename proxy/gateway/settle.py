@@ -68,6 +68,7 @@ class Settler:
             duration_ms=round((time.monotonic() - arrival.monotonic) * 1000),
             ttft_ms=ttft_ms,
             upstream=upstream.name,
+            usage_path=reading.usage_path,
             on_disconnect=on_disconnect,
         )
         recorded = self._ledger.record(settlement)

@@ -25,22 +25,30 @@ _CACHE_WRITE = ("cache_write_tokens", "cache_creation_tokens", "cache_creation_i
 _BESIDE_INPUT = ("cache_read_input_tokens", "cache_creation_input_tokens")
 
 
-def find(answer: dict[str, Any]) -> dict[str, Any] | None:
-    """The usage object of an answer or of one event of a stream, wherever this upstream puts it.
+def read(answer: dict[str, Any]) -> tuple[Usage, str] | None:
+    """The usage that an answer, or one event of a stream, reports in tokens; and where in it that stood."""
+    found = find(answer)
+    usage = normalise(found[0]) if found is not None else None
+    return None if found is None or usage is None else (usage, found[1])
+
+
+def find(answer: dict[str, Any]) -> tuple[dict[str, Any], str] | None:
+    """The usage object of an answer or of one event of a stream, and its path: upstreams put it in many places.
 
     Top level (OpenAI), inside `response` (the Responses API's last event), `x_groq` (Groq), or on a choice
     (Moonshot). Other objects with token counts (`usage_breakdown`, `tool_usage`) are not what was charged.
     """
     usage = answer.get("usage")
     if usage and isinstance(usage, dict):
-        return usage
-    for holder in (answer.get("response"), answer.get("x_groq")):
+        return usage, "usage"
+    for name in ("response", "x_groq"):
+        holder = answer.get(name)
         if isinstance(holder, dict) and isinstance(usage := holder.get("usage"), dict):
-            return usage
+            return usage, f"{name}.usage"
     choices = answer.get("choices")
     for choice in reversed(choices if isinstance(choices, list) else []):
         if isinstance(choice, dict) and isinstance(usage := choice.get("usage"), dict):
-            return usage
+            return usage, "choices[].usage"
     return None
 
 

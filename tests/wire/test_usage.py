@@ -123,8 +123,8 @@ COUNTS = st.integers(0, 2**40)
 @given(st.dictionaries(NAMES | st.text(max_size=3), JSON_VALUES, max_size=8))
 def test_no_object_raises_and_no_bucket_is_negative(raw: dict[str, Any]) -> None:
     found = find(raw)
-    assert found is None or isinstance(found, dict)
-    for usage in (normalise(raw), normalise(found or {})):
+    assert found is None or isinstance(found[0], dict)
+    for usage in (normalise(raw), normalise(found[0] if found else {})):
         assert usage is None or all(getattr(usage, bucket) >= 0 for bucket in BUCKETS)
 
 
@@ -144,20 +144,20 @@ def test_the_total_is_the_larger_of_the_reported_one_and_the_sum_of_its_parts(
 
 
 @pytest.mark.parametrize(
-    "answer",
+    ("answer", "path"),
     [
-        {"usage": CHAT},
-        {"type": "response.completed", "response": {"usage": CHAT}},
-        {"type": "response.incomplete", "response": {"usage": CHAT}, "usage": None},
-        {"x_groq": {"usage": CHAT}},
-        {"usage": CHAT, "x_groq": {"usage": INPUT}},
-        {"usage": {}, "x_groq": {"usage": CHAT}},
-        {"usage": None, "choices": [{"usage": CHAT}]},
-        {"choices": [{"usage": INPUT}, {"usage": CHAT}, {"delta": {}}, None]},
+        ({"usage": CHAT}, "usage"),
+        ({"type": "response.completed", "response": {"usage": CHAT}}, "response.usage"),
+        ({"type": "response.incomplete", "response": {"usage": CHAT}, "usage": None}, "response.usage"),
+        ({"x_groq": {"usage": CHAT}}, "x_groq.usage"),
+        ({"usage": CHAT, "x_groq": {"usage": INPUT}}, "usage"),
+        ({"usage": {}, "x_groq": {"usage": CHAT}}, "x_groq.usage"),
+        ({"usage": None, "choices": [{"usage": CHAT}]}, "choices[].usage"),
+        ({"choices": [{"usage": INPUT}, {"usage": CHAT}, {"delta": {}}, None]}, "choices[].usage"),
     ],
 )
-def test_usage_is_found_wherever_an_upstream_puts_it(answer: dict[str, Any]) -> None:
-    assert find(answer) is CHAT
+def test_usage_is_found_wherever_an_upstream_puts_it(answer: dict[str, Any], path: str) -> None:
+    assert find(answer) == (CHAT, path)
 
 
 @pytest.mark.parametrize(
