@@ -29,6 +29,7 @@ from proxy.upstream.route import Router, Upstream, provider_of
 from proxy.upstream.sandbox import Sandbox
 from proxy.web.health import Readiness
 from proxy.web.routes import create_web
+from proxy.wire.endpoints import Routes
 
 DEMO_TENANT = "demo"
 _DEMO_KEY = "sandbox"
@@ -57,6 +58,7 @@ class App:
         self.demo_key = _create_demo(self.database) if settings.uses_sandbox else _end_demo(self.database)
         self._sandbox = Sandbox() if settings.uses_sandbox else None
         self._origin = Origin.parse(settings.upstream.base_url)
+        self._routes = Routes(settings.server.allow_routes)
         self.commit = GroupCommit(self.database)
         self._callers = Callers(self.database)
         self.admission = Admission(self.commit)
@@ -107,7 +109,7 @@ class App:
 
         settler = Settler(self.commit, self._wake_relay)
         router = Router(_upstream(settings, pool, sandbox=self._sandbox is not None))
-        gateway = Gateway(settings, Authenticator(self._callers), self.admission, router, settler)
+        gateway = Gateway(settings, self._routes, Authenticator(self._callers), self.admission, router, settler)
         field = settings.upstream.token_limit_field or _token_limit_field(origin, sandbox=self._sandbox is not None)
         agent: dict[str, ASGIApp] = {
             path: Agent(path, gateway, default_model=settings.agent.model, token_limit_field=field)

@@ -6,6 +6,7 @@ TollgateError
 ├── ProxyError                  answered to the client in OpenAI's error shape
 │   ├── Unauthenticated         401  no key, or one that is unknown, expired or revoked
 │   ├── Forbidden               403  the tenant is disabled, or the model is not on the key's list
+│   ├── RouteRefused            403  a known route that the operator has not allowed; says why, and how to
 │   ├── UnknownRoute            404  not a route that this proxy serves
 │   ├── MethodNotAllowed        405
 │   ├── InvalidRequest          400  names the field and the fix
@@ -13,6 +14,7 @@ TollgateError
 │   ├── BodyTooLarge            413
 │   ├── UnsupportedEncoding     415
 │   ├── ClientGone              499  the client left before its request was sent on; nobody sees this
+│   ├── NotMeterable            501  a route that would get around the meter
 │   ├── LedgerUnavailable       503  no event could be written, so nothing new is served
 │   ├── ShuttingDown            503  stopped before the answer began, and after the grace period
 │   └── UpstreamError           the upstream's fault
@@ -82,6 +84,11 @@ class Forbidden(_ClientError):
     code = "forbidden"
 
 
+class RouteRefused(_ClientError):
+    status = 403
+    code = "route_not_allowed"
+
+
 class UnknownRoute(_ClientError):
     status = 404
     code = "unknown_url"
@@ -128,6 +135,11 @@ class UnsupportedEncoding(_BodyUnread):
 class ClientGone(_ClientError):
     status = 499  # nginx's number for it
     code = "client_disconnected"
+
+
+class NotMeterable(ProxyError):
+    status = 501
+    code = "not_supported"
 
 
 class LedgerUnavailable(ProxyError):

@@ -79,6 +79,9 @@ class Units:
     audio_ms: int = 0
     characters: int = 0
 
+    def __add__(self, other: Units) -> Units:
+        return Units(self.images + other.images, self.audio_ms + other.audio_ms, self.characters + other.characters)
+
 
 #: The names of the units, in the order in which the ledger stores them.
 UNITS = tuple(field.name for field in fields(Units))

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from proxy.errors import ConfigurationError
 
@@ -60,6 +60,11 @@ def _is_token(value: SecretStr) -> SecretStr:
 
 _Url = Annotated[str, AfterValidator(_is_url)]
 _Token = Annotated[SecretStr, AfterValidator(_is_token)]
+
+
+def _listed(value: object) -> object:
+    """A list as the environment writes it: with commas."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 class _Section(BaseModel):
@@ -116,6 +121,8 @@ class ServerSettings(_Section):
     """Bytes of a request's body at most (413 beyond)."""
     body_timeout_s: float = Field(60, gt=0)
     """Seconds for a client to send its body (408 beyond)."""
+    allow_routes: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    """Routes to serve beyond the table, such as `POST /v1/rerank`: with commas, or an array in the file."""
     keep_alive_s: int = Field(75, ge=1)
     """Seconds that an idle client connection is kept."""
     shutdown_grace_s: int = Field(25, ge=0)

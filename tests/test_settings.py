@@ -41,6 +41,8 @@ def value_of(settings: Settings, keys: tuple[str, ...]) -> Any:
     value: Any = settings
     for key in keys:
         value = getattr(value, key)
+    if isinstance(value, tuple):
+        return ", ".join(value)
     return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 

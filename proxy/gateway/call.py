@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import secrets
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from proxy.errors import Headers
+import orjson
+from starlette.types import Scope
+
+from proxy.errors import Headers, InvalidRequest
 from proxy.model import Caller
+from proxy.wire import body
+from proxy.wire import headers as header
+from proxy.wire.endpoints import CHAT_COMPLETIONS, Body, Counts, Endpoint
+from proxy.wire.form import read_form
+
+_VERSION_PREFIX = len(b"/v1")
 
 
 def _new_id() -> str:
@@ -30,8 +41,9 @@ class Call:
     """A request as it goes upstream. `target` is path and query below the upstream's base path.
 
     `endpoint` is what the event calls the route; it may differ from the target (the agent layer's does).
-    A call that is not `metered` leaves no event. Where `hides_usage`, the body was made to ask for usage, and
-    `own_body` is the client's.
+    A call that is not `metered` leaves no event. `rule` is the route that is asked upstream, and `request` what its
+    body says, where that is charged by other units than tokens. Where `hides_usage`, the body was made to ask for
+    usage, and `own_body` is the client's.
     """
 
     arrival: Arrival
@@ -46,3 +58,47 @@ class Call:
     streamed: bool = False
     hides_usage: bool = False
     own_body: bytes = b""
+    rule: Endpoint = CHAT_COMPLETIONS
+    request: Mapping[str, Any] = field(default_factory=dict)
+
+
+def call_of(scope: Scope, arrival: Arrival, caller: Caller, rule: Endpoint, raw: bytes) -> Call:
+    """The call that a request to a route makes: what its body asks for, where that is metered.
+
+    Raises `InvalidRequest` naming the field.
+    """
+    target = scope["raw_path"][_VERSION_PREFIX:]
+    if scope["query_string"]:
+        target += b"?" + scope["query_string"]
+    content_type = header.get(scope["headers"], b"content-type")
+    if sum(name == b"content-type" for name, _ in scope["headers"]) > 1:
+        raise InvalidRequest("Send one Content-Type: upstreams differ in which of several they read.")
+    kind = rule.reader(content_type)
+    call = Call(
+        arrival,
+        caller,
+        rule.name,
+        rule.metered,
+        scope["method"],
+        target,
+        scope["headers"],
+        raw if raw or rule.method not in ("GET", "DELETE") else None,
+        rule=rule,
+    )
+    if kind is Body.NONE and raw:
+        raise InvalidRequest(f"{rule.method} {rule.name} takes no body.")
+    if not rule.metered or kind not in (Body.JSON, Body.FORM):
+        return call
+    if kind is Body.FORM:
+        form = read_form(content_type or b"", raw)
+        return replace(call, model=form.model, streamed=form.streamed, request=form.fields)
+    ask = body.read(raw, usage_on_request=rule.usage_on_request)
+    return replace(
+        call,
+        body=ask.body,
+        own_body=raw,
+        model=ask.model,
+        streamed=ask.streamed,
+        hides_usage=ask.hides_usage,
+        request={} if rule.counts is Counts.TOKENS else orjson.loads(raw),
+    )

@@ -22,15 +22,17 @@ from proxy.errors import (
     UpstreamTimeout,
 )
 from proxy.gateway.call import Call
-from proxy.gateway.meter import Blind, Meter, meter_for
+from proxy.gateway.estimate import estimate
+from proxy.gateway.meter import Blind, Meter, Reading, meter_for
 from proxy.gateway.respond import Responder
 from proxy.gateway.settle import Settler
-from proxy.model import Outcome
+from proxy.model import Outcome, UsageSource
 from proxy.settings import UpstreamSettings
 from proxy.upstream.connection import Answer, Connection
 from proxy.upstream.refusals import is_refusal
 from proxy.upstream.route import Upstream
 from proxy.wire import headers as header
+from proxy.wire.endpoints import Counts
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +91,11 @@ class Exchange:
         self._hides_usage = call.hides_usage
         self._status = ClientGone.status
         self._ttft_ms = 0
+        self._sent = False  # the upstream may have received the request
+        self._answered = False  # and has begun to answer it with success
         self._unread = b""
         self._drained_bytes = 0
+        self._estimating: asyncio.Task[None] | None = None
         self.client_gone = False  #: the client has left, which nothing that follows can tell it
         self.drains = False  #: its answer is read on all the same
         self._settled = not call.metered
@@ -167,14 +172,20 @@ class Exchange:
         if self.client_gone:
             raise ClientGone("The client left before its request was sent to the upstream.")
         self._connection = connection
+        self._sent = True
 
     async def _show(self, answer: Answer) -> None:
         """Pass the answer on as it comes. Its last bytes, and the last event of a stream, wait for the settlement."""
         self._status = answer.status
         if self._call.metered and answer.status < 400:
-            content_type = header.get(answer.headers, b"content-type")
-            content_encoding = header.get(answer.headers, b"content-encoding")
-            self._meter = meter_for(content_type, content_encoding, hides_usage=self._hides_usage)
+            self._answered = True
+            self._meter = meter_for(
+                header.get(answer.headers, b"content-type"),
+                header.get(answer.headers, b"content-encoding"),
+                hides_usage=self._hides_usage,
+                endpoint=self._call.rule,
+                request=self._call.request,
+            )
         without = _UNTRUE_WHEN_REWRITTEN if self._meter.rewrites else frozenset()
         if not self.client_gone:
             await self._responder.start(answer.status, header.for_client(answer.headers, without=without))
@@ -230,6 +241,33 @@ class Exchange:
             outcome = Outcome.CLIENT_DISCONNECTED
         elif outcome is Outcome.COMPLETED and (self._status >= 400 or reading.failed):
             outcome = Outcome.UPSTREAM_ERROR
+        if not self._is_estimated(outcome, reading):
+            await self._record(outcome, reading)
+            return
+        # In a task of its own: whoever waits here may be cancelled, and the record must be made all the same.
+        self._estimating = asyncio.create_task(self._record_estimate(outcome, reading))
+        await asyncio.wait([self._estimating])
+
+    def _is_estimated(self, outcome: Outcome, reading: Reading) -> bool:
+        """Only where nothing was reported, and something was generated or may have been. Never from an error."""
+        if reading.usage_source is not UsageSource.NONE or self._call.rule.counts is not Counts.TOKENS:
+            return False
+        if not self._answered:
+            return self.client_gone and self._sent and self._status == ClientGone.status
+        if reading.failed and not self._meter.delivered().characters():
+            return False
+        return reading.understood or outcome is not Outcome.COMPLETED
+
+    async def _record_estimate(self, outcome: Outcome, reading: Reading) -> None:
+        estimator = ""
+        try:
+            reading, estimator = await estimate(self._call, reading, self._meter.delivered())
+        except Exception:
+            # The edge of this task: without an estimate there is still a settlement.
+            log.exception("request %s could not be estimated", self._call.arrival.id)
+        await self._record(outcome, reading, estimator)
+
+    async def _record(self, outcome: Outcome, reading: Reading, estimator: str = "") -> None:
         await self._settler.settle(
             self._call,
             outcome,
@@ -238,6 +276,7 @@ class Exchange:
             upstream=self._upstream,
             ttft_ms=self._ttft_ms,
             on_disconnect=("drain" if self.drains else "cancel") if self.client_gone else "",
+            estimator=estimator,
         )
 
     def _elapsed_ms(self) -> int:

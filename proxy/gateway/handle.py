@@ -7,22 +7,20 @@ import logging
 
 from starlette.types import Receive, Scope, Send
 
-from proxy.errors import BodyTimeout, BodyTooLarge, ClientGone, InvalidRequest, ProxyError, UnsupportedEncoding
+from proxy.errors import BodyTimeout, BodyTooLarge, ClientGone, ProxyError, UnsupportedEncoding
 from proxy.gateway.admit import Admission
 from proxy.gateway.auth import Authenticator
-from proxy.gateway.call import Arrival, Call
+from proxy.gateway.call import Arrival, Call, call_of
 from proxy.gateway.forward import Exchange, Leaving
 from proxy.gateway.respond import Passthrough, Responder
 from proxy.gateway.settle import Settler
 from proxy.model import Caller
 from proxy.settings import Settings
 from proxy.upstream.route import Router
-from proxy.wire import body, endpoints
 from proxy.wire import headers as header
+from proxy.wire.endpoints import Routes
 
 log = logging.getLogger(__name__)
-
-_VERSION_PREFIX = len(b"/v1")
 
 
 class Gateway:
@@ -31,12 +29,14 @@ class Gateway:
     def __init__(
         self,
         settings: Settings,
+        routes: Routes,
         authenticator: Authenticator,
         admission: Admission,
         router: Router,
         settler: Settler,
     ) -> None:
         self._server = settings.server
+        self._routes = routes
         self._leaving = Leaving.of(settings.upstream)
         self._authenticator = authenticator
         self._admission = admission
@@ -54,9 +54,8 @@ class Gateway:
         responder = Passthrough(send, arrival.id)
         try:
             caller = await self.authenticate(scope)
-            endpoint = endpoints.match(scope["method"], scope["raw_path"])
-            raw = await self.read_body(scope, receive)
-            call = _call(scope, arrival, caller, endpoint, raw)
+            rule = self._routes.match(scope["method"], scope["raw_path"])
+            call = call_of(scope, arrival, caller, rule, await self.read_body(scope, receive))
         except ProxyError as error:
             await responder.refuse(error)
             return
@@ -118,30 +117,3 @@ async def _next_part(receive: Receive) -> tuple[bytes, bool]:
     if message["type"] == "http.disconnect":
         raise ClientGone("The client left before its request was complete.")
     return message.get("body", b""), message.get("more_body", False)
-
-
-def _call(scope: Scope, arrival: Arrival, caller: Caller, endpoint: endpoints.Endpoint, raw: bytes) -> Call:
-    """The call that a request makes: what its body asks for, where the endpoint is metered."""
-    target = scope["raw_path"][_VERSION_PREFIX:]
-    if scope["query_string"]:
-        target += b"?" + scope["query_string"]
-    method: str = scope["method"]
-    if not endpoint.metered:
-        if raw:
-            raise InvalidRequest(f"{method} {endpoint.name} takes no body.")
-        return Call(arrival, caller, endpoint.name, False, method, target, scope["headers"], None)
-    ask = body.read(raw, usage_on_request=endpoint.usage_on_request)
-    return Call(
-        arrival,
-        caller,
-        endpoint.name,
-        True,
-        method,
-        target,
-        scope["headers"],
-        ask.body,
-        model=ask.model,
-        streamed=ask.streamed,
-        hides_usage=ask.hides_usage,
-        own_body=raw,
-    )

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import orjson
 
 from proxy.errors import BadAnswer
-from proxy.model import NO_USAGE, Usage, UsageSource
+from proxy.model import NO_UNITS, NO_USAGE, Units, Usage, UsageSource
 from proxy.wire import usage as usage_shapes
 from proxy.wire.body import members
 from proxy.wire.coding import Decoder, Identity, Undecodable, decoder
+from proxy.wire.delivered import Delivered
+from proxy.wire.endpoints import CHAT_COMPLETIONS, Endpoint
 from proxy.wire.sse import DONE, LATE_LF, Splitter, data_of
+from proxy.wire.units import Tally, units_of
 
 #: What the meter keeps of one answer at most; a larger one passes, unread.
 BODY_BYTES_MAX = 64 * 1024 * 1024
 #: What it keeps of one event, and what the coded bytes that come at once may unfold to.
 EVENT_BYTES_MAX = 16 * 1024 * 1024
 _MODEL_CHARS_MAX = 256
+
+#: Answers that are not JSON, whatever their bytes.
+_BINARY = (b"audio/", b"image/", b"video/", b"application/octet-stream")
 
 #: The events that end a stream of the Responses API, which has no [DONE].
 _LAST_EVENTS = ("response.completed", "response.incomplete", "response.failed")
@@ -44,6 +52,8 @@ class Reading:
     model: str = ""
     failed: bool = False
     usage_path: str = ""  #: where in the answer the usage stood
+    units: Units = NO_UNITS
+    understood: bool = False  #: at least a part of it was read
 
 
 class Meter(Protocol):
@@ -61,15 +71,26 @@ class Meter(Protocol):
     def reading(self) -> Reading:
         """What is known so far; complete once `finish` was called."""
 
+    def delivered(self) -> Delivered:
+        """The generated text that was seen so far, after `reading`."""
 
-def meter_for(content_type: bytes | None, content_encoding: bytes | None, *, hides_usage: bool) -> Meter:
-    """The meter for an answer with these headers."""
+
+def meter_for(
+    content_type: bytes | None,
+    content_encoding: bytes | None,
+    *,
+    hides_usage: bool,
+    endpoint: Endpoint = CHAT_COMPLETIONS,
+    request: Mapping[str, Any] = MappingProxyType({}),
+) -> Meter:
+    """The meter for an answer with these headers, to a request (what its body says) to an endpoint."""
     decode = decoder(content_encoding)
     if decode is None:
         return Blind()
     if (content_type or b"").strip().lower().startswith(b"text/event-stream"):
-        return StreamMeter(decode, hides_usage=hides_usage)
-    return PlainMeter(decode)
+        return StreamMeter(decode, endpoint, request, hides_usage=hides_usage)
+    is_text = not (content_type or b"").strip().lower().startswith(_BINARY)
+    return PlainMeter(decode, endpoint, request, is_text=is_text)
 
 
 class Blind:
@@ -87,6 +108,9 @@ class Blind:
     def reading(self) -> Reading:
         return Reading()
 
+    def delivered(self) -> Delivered:
+        return Delivered()
+
 
 class PlainMeter:
     """A JSON answer, read when it is whole. Also an event stream that is not labelled as one."""
@@ -94,10 +118,15 @@ class PlainMeter:
     rewrites = False
     last_event_seen = False
 
-    def __init__(self, decode: Decoder) -> None:
+    def __init__(
+        self, decode: Decoder, endpoint: Endpoint, request: Mapping[str, Any], *, is_text: bool = True
+    ) -> None:
         self._decode = decode
+        self._endpoint = endpoint
+        self._request = request
+        self._delivered = Delivered()
         self._copy: list[bytes] = []
-        self._room = BODY_BYTES_MAX
+        self._room = BODY_BYTES_MAX if is_text else -1
 
     def feed(self, data: bytes) -> bytes:
         if self._room >= 0:
@@ -119,22 +148,33 @@ class PlainMeter:
         body = b"".join(self._copy)
         answer = _object(body)
         if answer is None and b"data:" in body:
-            stream = StreamMeter(Identity(), hides_usage=False)
+            stream = StreamMeter(Identity(), self._endpoint, self._request, hides_usage=False)
             stream.feed(body)
             stream.finish()
+            self._delivered = stream.delivered()
             return stream.reading()
-        if answer is None:
-            return Reading()
-        return _reading(usage_shapes.read(answer), _model(answer), _has_failed(answer))
+        reading = Reading()
+        if answer is not None:
+            self._delivered = Delivered()
+            self._delivered.add(answer)
+            reading = _reading(usage_shapes.read(answer), _model(answer), _has_failed(answer))
+        return _with_units(reading, units_of(self._endpoint, self._request, answer), self._endpoint)
+
+    def delivered(self) -> Delivered:
+        return self._delivered
 
 
 class StreamMeter:
     """A stream of server-sent events. Of several usage objects the last counts: they are cumulative."""
 
-    def __init__(self, decode: Decoder, *, hides_usage: bool) -> None:
+    def __init__(self, decode: Decoder, endpoint: Endpoint, request: Mapping[str, Any], *, hides_usage: bool) -> None:
         self.rewrites = hides_usage
         self.last_event_seen = False
         self._decode: Decoder | None = decode
+        self._endpoint = endpoint
+        self._tally = Tally(endpoint, request)
+        self._delivered = Delivered()
+        self._understood = False
         self._splitter = Splitter(EVENT_BYTES_MAX)
         self._dropped = False
         self._usage: tuple[Usage, str] | None = None
@@ -151,9 +191,6 @@ class StreamMeter:
                 raise BadAnswer(f"The upstream's answer is not what its Content-Encoding says: {error}.") from None
             self._decode = None
             return data
-        if not self._may_matter(plain) and self._splitter.skip(plain):
-            self._dropped = False
-            return plain if self.rewrites else data
         shown = [self._pass(raw, whole) for raw, whole in self._splitter.feed(plain)]
         return b"".join(shown) if self.rewrites else data
 
@@ -162,21 +199,18 @@ class StreamMeter:
         return b"".join(shown) if self.rewrites else b""
 
     def reading(self) -> Reading:
-        return _reading(self._usage, self._model, self._failed)
+        if not self._understood:
+            return Reading(failed=self._failed)
+        return _with_units(_reading(self._usage, self._model, self._failed), self._tally.units, self._endpoint)
 
-    def _may_matter(self, data: bytes) -> bool:
-        """Whether `data` must be looked into. Most events of a long stream hold text and nothing else."""
-        return b'"usage"' in data or b"error" in data or b"[DONE]" in data or b'"response"' in data or not self._model
+    def delivered(self) -> Delivered:
+        return self._delivered
 
     def _pass(self, raw: bytes, whole: bool) -> bytes:
         if not whole:
             self._dropped = self._dropped and (raw, whole) == LATE_LF
             return b"" if self._dropped else raw
         self._dropped = False
-        if not self._may_matter(raw):
-            return raw
-        if self._model and (null := _only_null_usage(raw)):
-            return raw[: null.start()] + raw[null.end() :] if self.rewrites else raw
         if b"error" in raw and _ERROR_LINE.search(raw):
             self._failed = True
         data = data_of(raw)
@@ -184,21 +218,28 @@ class StreamMeter:
         if event is None:
             self.last_event_seen = self.last_event_seen or data.strip() == DONE
             return raw
-        self._note(event)
+        self._note(event, raw)
         return self._shown(raw, event) if self.rewrites else raw
 
-    def _note(self, event: dict[str, Any]) -> None:
-        self._usage = usage_shapes.read(event) or self._usage
-        self._model = self._model or _model(event)
+    def _note(self, event: dict[str, Any], raw: bytes) -> None:
+        self._understood = True
+        self._delivered.add(event)
+        if b'"usage"' in raw:
+            self._usage = usage_shapes.read(event) or self._usage
+        if not self._model:
+            self._model = _model(event)
         self._failed = self._failed or _has_failed(event)
-        if event.get("type") in _LAST_EVENTS:
-            self.last_event_seen = True
+        if "type" in event:
+            self._tally.note(event)
+            if event["type"] in _LAST_EVENTS or self._tally.ended:
+                self.last_event_seen = True
 
     def _shown(self, raw: bytes, event: dict[str, Any]) -> bytes:
         """The event as a client sees it that did not ask for usage. Content is never dropped, nothing rewritten."""
         usage = event.get("usage", False)
         if usage is None:
-            return _without_null_usage(raw)
+            null = _only_null_usage(raw)
+            return raw[: null.start()] + raw[null.end() :] if null else _without_null_usage(raw)
         if isinstance(usage, dict) and not event.get("choices", True) and not event.get("error"):
             self._dropped = True
             return b""
@@ -206,12 +247,12 @@ class StreamMeter:
 
 
 def _only_null_usage(raw: bytes) -> re.Match[bytes] | None:
-    """A top-level `"usage":null` that is all that matters in an event.
+    """A top-level `"usage":null` that the outermost object ends with.
 
-    Found without parsing, because a stream that we made to report its usage has it in every chunk but the last.
+    Found without scanning, because a stream that we made to report its usage has it in every chunk but the last.
     """
     at = raw.find(b'"usage"')
-    if raw.find(b'"usage"', at + 1) >= 0 or b"error" in raw or b'"response"' in raw:
+    if raw.find(b'"usage"', at + 1) >= 0:
         return None
     if not raw.startswith(b"data:") or raw.find(b"\n", 0, at) >= 0 or raw.find(b"\r", 0, at) >= 0:
         return None  # it stands in a later line, perhaps a comment
@@ -249,9 +290,18 @@ def _object(data: bytes) -> dict[str, Any] | None:
 
 
 def _reading(usage: tuple[Usage, str] | None, model: str, failed: bool) -> Reading:
-    if usage is None:
-        return Reading(model=model, failed=failed)
-    return Reading(usage[0], UsageSource.REPORTED, model, failed, usage[1])
+    known, path = usage or (NO_USAGE, "")
+    source = UsageSource.NONE if usage is None else UsageSource.REPORTED
+    return Reading(known, source, model, failed, path, understood=True)
+
+
+def _with_units(reading: Reading, units: Units, endpoint: Endpoint) -> Reading:
+    """The reading with what is charged by other units, which are exact: so they too count as reported."""
+    if units == NO_UNITS or reading.failed:
+        return reading
+    if reading.usage_source is UsageSource.NONE:
+        reading = replace(reading, usage_source=UsageSource.REPORTED, usage_path=str(endpoint.counts))
+    return replace(reading, units=units)
 
 
 def _model(answer: dict[str, Any]) -> str:

@@ -44,6 +44,7 @@ class Settler:
         upstream: Upstream,
         ttft_ms: int,
         on_disconnect: str = "",
+        estimator: str = "",
     ) -> None:
         """Record how `call` ended; returns when the record is on disk.
 
@@ -70,6 +71,8 @@ class Settler:
             upstream=upstream.name,
             usage_path=reading.usage_path,
             on_disconnect=on_disconnect,
+            estimator=estimator,
+            units=reading.units,
         )
         recorded = self._ledger.record(settlement)
         # Not after an `await`: whoever waits here may be cancelled, and the outcome must be seen all the same.

@@ -82,7 +82,7 @@ def test_reading_on_has_a_bound(tmp_path: Path, begun: bool) -> None:
             if begun:
                 client.read_until(text("Hel"))
         event = server.settlement()
-        assert (event.outcome, event.usage_source) == (Outcome.CLIENT_DISCONNECTED, UsageSource.NONE)
+        assert (event.outcome, event.usage_source) == (Outcome.CLIENT_DISCONNECTED, UsageSource.ESTIMATED)
         all_closed(upstream)
 
 

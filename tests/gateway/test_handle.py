@@ -96,11 +96,13 @@ def test_a_model_outside_the_keys_list_is_403(pair: Between) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/v1/files", 404, "unknown_url"),
+        ("GET", "/v1/files", 403, "route_not_allowed"),
+        ("GET", "/v1/responses/resp_1", 403, "route_not_allowed"),
+        ("POST", "/v1/realtime/client_secrets", 501, "not_supported"),
         ("POST", "/v1/nope", 404, "unknown_url"),
         ("POST", "/v1/chat/completions/", 400, "invalid_path"),
-        ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
-        ("DELETE", "/v1/models/gpt-4o", 405, "method_not_allowed"),
+        ("PUT", "/v1/chat/completions", 405, "method_not_allowed"),
+        ("DELETE", "/v1/models/gpt-4o", 403, "route_not_allowed"),
         ("GET", "/v1/models/..%2ffiles", 400, "invalid_path"),
         ("GET", "/v1/models/%2e%2e/files", 400, "invalid_path"),
         ("GET", "/v1//models", 400, "invalid_path"),

@@ -14,6 +14,7 @@ from proxy.gateway import meter as meters
 from proxy.gateway.meter import Blind, PlainMeter, Reading, StreamMeter, meter_for
 from proxy.model import UsageSource
 from proxy.wire.coding import Inflate
+from proxy.wire.endpoints import CHAT_COMPLETIONS
 from tests.gateway.test_meter import CHUNK, COUNTS, DONE, READ, SHOWN_CHUNK, SSE, USAGE_CHUNK, passed
 
 
@@ -26,7 +27,7 @@ def read_plain(body: bytes, coding: bytes | None = None, content_type: bytes | N
 
 
 ANSWER = orjson.dumps({"model": "m", "usage": COUNTS})
-REPORTED = Reading(READ, UsageSource.REPORTED, "m", usage_path="usage")
+REPORTED = Reading(READ, UsageSource.REPORTED, "m", usage_path="usage", understood=True)
 
 
 @pytest.mark.parametrize("content_type", [b"application/json", b"text/plain", None])
@@ -38,7 +39,7 @@ REPORTED = Reading(READ, UsageSource.REPORTED, "m", usage_path="usage")
         (CHUNK + USAGE_CHUNK + DONE, REPORTED),
         (b'{"model":"m","x":"\\ud83d","y":NaN,' + ANSWER[1:], REPORTED),
         (b'{"model":"m","x":"\xf0\x9f",' + ANSWER[1:], REPORTED),
-        (b'{"error":{"message":"x"}}', Reading(failed=True)),
+        (b'{"error":{"message":"x"}}', Reading(failed=True, understood=True)),
         (ANSWER[:-1], Reading()),
         (b"<html>usage</html>", Reading()),
         (b"[%b]" % ANSWER, Reading()),
@@ -132,7 +133,7 @@ def test_a_bomb_in_a_plain_answer_is_not_unfolded(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(meters, "BODY_BYTES_MAX", 1_000_000)
     coded = gzip.compress(b" " * 30_000_000 + ANSWER)
     decode = Counting()
-    meter = PlainMeter(decode)
+    meter = PlainMeter(decode, CHAT_COMPLETIONS, {})
     assert b"".join([meter.feed(coded[at : at + 99]) for at in range(0, len(coded), 99)]) == coded
     assert meter.reading() == Reading()
     assert decode.unfolded <= 1_000_000

@@ -180,7 +180,7 @@ def test_a_recorded_stream_is_shown_without_usage_chunks_and_otherwise_as_it_cam
 
 
 def test_the_last_event_of_a_recorded_stream_is_seen_when_it_is_whole_and_not_before() -> None:
-    last = {"response.completed", "response.incomplete", "response.failed"}
+    last = {"response.completed", "response.incomplete", "response.failed", "transcript.text.done"}
     for one in corpus.exchanges():
         if not one.streamed or one.status != 200:
             continue

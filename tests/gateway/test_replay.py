@@ -143,6 +143,8 @@ def test_an_upstream_that_breaks_off_at_any_byte_leaves_one_event_and_a_visibly_
         assert set(outcomes[body_at:done_at]) == {Outcome.TRUNCATED}
         assert set(outcomes[done_at:]) == {Outcome.COMPLETED}
         usage_at = whole.index(USAGE_EVENT) + len(USAGE_EVENT)
-        reported = [settlement.usage.total_tokens for settlement in settlements]
-        assert set(reported[:usage_at]) == {0}
-        assert set(reported[usage_at:]) == {13}
+        sources = [settlement.usage_source for settlement in settlements]
+        assert set(sources[:body_at]) == {UsageSource.NONE}
+        assert set(sources[body_at:usage_at]) == {UsageSource.ESTIMATED}
+        assert set(sources[usage_at:]) == {UsageSource.REPORTED}
+        assert {settlement.usage.total_tokens for settlement in settlements[usage_at:]} == {13}

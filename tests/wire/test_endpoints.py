@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import re
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
@@ -9,11 +10,81 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.errors import InvalidRequest, MethodNotAllowed, UnknownRoute
-from proxy.wire.endpoints import CHAT_COMPLETIONS, ENDPOINTS, Endpoint, match
+from proxy.errors import (
+    ConfigurationError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotMeterable,
+    ProxyError,
+    RouteRefused,
+    UnknownRoute,
+)
+from proxy.wire.endpoints import CHAT_COMPLETIONS, ENDPOINTS, ROUTES, Access, Body, Counts, Endpoint, Routes, match
 
-ROUTES = Path(__file__).parent.parent.parent.parent / "shared" / "contracts" / "openai-routes.tsv"
+TSV = Path(__file__).parent.parent.parent.parent / "shared" / "contracts" / "openai-routes.tsv"
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "get", "")
+
+METERED = {
+    *("chat/completions", "completions", "responses", "responses/compact", "embeddings", "moderations"),
+    *("images/generations", "images/edits", "images/variations"),
+    *("audio/transcriptions", "audio/translations", "audio/speech"),
+}
+FREE = {("GET", "models"), ("GET", "models/{model}"), ("POST", "responses/input_tokens")}
+#: First segments, or whole paths, of what is refused with a 501.
+PAST_THE_METER = ("realtime/", "chatkit/sessions")
+
+
+def openai_routes() -> list[tuple[str, str]]:
+    """Method and path below `/v1`, as OpenAI's own description of its API names them."""
+    if not TSV.is_file():
+        return []
+    with TSV.open(newline="") as lines:
+        rows = csv.DictReader(lines, delimiter="\t")
+        return sorted({(row["method"], row["path"].partition("?")[0].lstrip("/")) for row in rows})
+
+
+def access(method: str, path: str) -> str:
+    """The class of a route: what a request for it comes to."""
+    raw_path = b"/v1/" + re.sub(r"\{\w+\}", "abc_1-2", path).encode()
+    try:
+        endpoint = match(method, raw_path)
+    except ProxyError as error:
+        return {RouteRefused: "403", NotMeterable: "501", MethodNotAllowed: "405"}.get(type(error), repr(error))
+    return "metered" if endpoint.metered else "free"
+
+
+def expected(method: str, path: str) -> str:
+    if method == "POST" and path in METERED:
+        return "metered"
+    if (method, path) in FREE:
+        return "free"
+    return "501" if path.startswith(PAST_THE_METER) else "403"
+
+
+needs_tsv = pytest.mark.skipif(not TSV.is_file(), reason=f"the list of OpenAI's routes is not here: {TSV}")
+
+
+@needs_tsv
+def test_every_route_of_openai_falls_into_exactly_one_class() -> None:
+    found = {route: access(*route) for route in openai_routes()}
+    assert found == {route: expected(*route) for route in openai_routes()}
+    counts = {kind: list(found.values()).count(kind) for kind in set(found.values())}
+    assert counts == {"metered": 12, "free": 3, "403": 255, "501": 11}
+
+
+@needs_tsv
+def test_every_known_path_answers_a_wrong_method_with_405_and_the_methods_that_may_be_used() -> None:
+    paths: dict[str, set[str]] = {}
+    for method, path in openai_routes():
+        paths.setdefault(path, set()).add(method)
+    for path, known in paths.items():
+        if path.startswith(("organization/", "projects/")):
+            continue  # refused whole, whatever the method
+        served = {method for method in known if expected(method, path) in ("metered", "free")}
+        for method in set(METHODS) - known:
+            with pytest.raises(MethodNotAllowed) as refusal:
+                match(method, b"/v1/" + re.sub(r"\{\w+\}", "abc", path).encode())
+            assert set(refusal.value.allow.split(", ")) == (served or known), path
 
 
 @pytest.mark.parametrize(
@@ -22,7 +93,10 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "get", ""
         ("POST", b"/v1/chat/completions", "/v1/chat/completions", True, True),
         ("POST", b"/v1/completions", "/v1/completions", True, True),
         ("POST", b"/v1/responses", "/v1/responses", True, False),
+        ("POST", b"/v1/responses/compact", "/v1/responses/compact", True, False),
+        ("POST", b"/v1/responses/input_tokens", "/v1/responses/input_tokens", False, False),
         ("POST", b"/v1/embeddings", "/v1/embeddings", True, False),
+        ("POST", b"/v1/moderations", "/v1/moderations", True, False),
         ("GET", b"/v1/models", "/v1/models", False, False),
         ("GET", b"/v1/models/gpt-4o", "/v1/models/{model}", False, False),
         ("GET", b"/v1/models/org/model", "/v1/models/{model}", False, False),
@@ -34,67 +108,227 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "get", ""
 def test_the_served_routes(method: str, path: bytes, name: str, metered: bool, usage_on_request: bool) -> None:
     endpoint = match(method, path)
     assert (endpoint.name, endpoint.metered, endpoint.usage_on_request) == (name, metered, usage_on_request)
+    assert endpoint.method == method
+
+
+def test_each_rule_says_what_the_body_is_and_what_is_counted() -> None:
+    tokens = {one.name.removeprefix("/v1/") for one in ENDPOINTS if one.counts is Counts.TOKENS and one.metered}
+    assert tokens == {path for path in METERED if not path.startswith(("images", "audio"))}
+    assert {one.name: (one.body, one.counts) for one in ENDPOINTS if one.counts is not Counts.TOKENS} == {
+        "/v1/images/generations": (Body.JSON, Counts.IMAGES),
+        "/v1/images/edits": (Body.FORM, Counts.IMAGES),
+        "/v1/images/variations": (Body.FORM, Counts.IMAGES),
+        "/v1/audio/transcriptions": (Body.FORM, Counts.AUDIO),
+        "/v1/audio/translations": (Body.FORM, Counts.AUDIO),
+        "/v1/audio/speech": (Body.JSON, Counts.CHARACTERS),
+    }
+    assert all((one.body is Body.NONE) == (one.method == "GET") for one in ENDPOINTS)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "reader"),
+    [
+        (Body.JSON, None, Body.JSON),
+        (Body.JSON, b"text/plain", Body.JSON),
+        (Body.NONE, b"application/json", Body.NONE),
+        (Body.FORM, b"multipart/form-data; boundary=x", Body.FORM),
+        (Body.FORM, b"Multipart/Form-Data;boundary=x", Body.FORM),
+        (Body.FORM, b"application/json; charset=utf-8", Body.JSON),
+        (Body.ANY, b"application/json", Body.JSON),
+        (Body.ANY, b"multipart/form-data; boundary=x", Body.FORM),
+        (Body.ANY, b"application/octet-stream", Body.ANY),
+        (Body.ANY, None, Body.ANY),
+    ],
+)
+def test_the_content_type_decides_how_a_body_is_read(body: Body, content_type: bytes | None, reader: Body) -> None:
+    assert Endpoint("/v1/x", "POST", body=body).reader(content_type) is reader
+
+
+@pytest.mark.parametrize("content_type", [None, b"", b"text/plain", b"multipart/mixed; boundary=x", b"form-data"])
+def test_a_form_s_route_refuses_a_body_of_another_type(content_type: bytes | None) -> None:
+    with pytest.raises(InvalidRequest, match="multipart/form-data") as refusal:
+        match("POST", b"/v1/audio/transcriptions").reader(content_type)
+    assert refusal.value.code == "unsupported_content_type"
+
+
+def test_what_is_free_passes_without_a_look_at_its_body() -> None:
+    upload = Routes(["POST /v1/files"]).match("POST", b"/v1/files")
+    assert upload.reader(b"multipart/form-data; boundary=x") is Body.ANY
 
 
 def test_the_agent_layer_s_route_is_one_of_them() -> None:
     assert CHAT_COMPLETIONS in ENDPOINTS
 
 
-@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.name)
-def test_every_other_method_is_refused_with_the_one_that_is_served(endpoint: Endpoint) -> None:
-    path = endpoint.name.replace("{model}", "m").encode()
-    for method in set(METHODS) - {endpoint.method}:
-        with pytest.raises(MethodNotAllowed) as refusal:
-            match(method, path)
-        assert refusal.value.allow == endpoint.method
+def test_the_table_names_each_route_once() -> None:
+    routes = [(one.method, one.name) for one in ROUTES]
+    assert len(routes) == len(set(routes))
+    assert set(ENDPOINTS) == {one for one in ROUTES if one.access is Access.SERVED}
+    assert all(one.why for one in ROUTES if one.access is not Access.SERVED)
 
 
-@pytest.mark.skipif(not ROUTES.is_file(), reason=f"the list of OpenAI's routes is not here: {ROUTES}")
-def test_every_route_of_openai_that_is_not_served_is_refused() -> None:
-    with ROUTES.open(newline="") as lines:
-        routes = {(row["method"], row["path"].partition("?")[0]) for row in csv.DictReader(lines, delimiter="\t")}
-    served = {(endpoint.method, endpoint.name) for endpoint in ENDPOINTS}
-    refused = [(method, path) for method, path in routes if (method, "/v1" + path) not in served]
-    assert len(routes) - len(refused) == len(served)
-    for method, path in refused:
-        with pytest.raises((UnknownRoute, MethodNotAllowed)):
-            match(method, b"/v1" + re.sub(r"\{\w+\}", "abc", path).encode())
+def test_a_refusal_says_why_and_how_the_operator_can_allow_it() -> None:
+    with pytest.raises(RouteRefused) as refusal:
+        match("GET", b"/v1/responses/resp_1/input_items")
+    assert (refusal.value.status, refusal.value.code) == (403, "route_not_allowed")
+    assert "upstream account share" in str(refusal.value)
+    assert '"GET /v1/responses/*/input_items" in TOLLGATE_SERVER__ALLOW_ROUTES' in str(refusal.value)
+
+
+@pytest.mark.parametrize("route", [one for one in ROUTES if one.access is Access.REFUSED], ids=lambda one: one.name)
+def test_what_a_refusal_says_to_allow_is_what_allows_it(route: Endpoint) -> None:
+    path = re.sub(r"\{\w+\}|\*", "abc", route.name).encode()
+    method = "PATCH" if route.method == "*" else route.method
+    with pytest.raises(RouteRefused) as refusal:
+        match(method, path)
+    pattern = re.findall('"([^"]+)"', str(refusal.value))[0]
+    endpoint = Routes([pattern]).match(method, path)
+    assert (endpoint.name, endpoint.method, endpoint.access) == (route.name, method, Access.SERVED)
+    assert (endpoint.body, endpoint.metered) == (route.body, route.metered)
+    with pytest.raises(MethodNotAllowed if method != "PATCH" else RouteRefused):
+        Routes([pattern]).match("HEAD", path)
 
 
 @pytest.mark.parametrize(
     "path",
+    [b"/v1/realtime", b"/v1/realtime/sessions", b"/v1/realtime/client_secrets", b"/v1/chatkit/sessions"],
+)
+def test_what_would_go_past_the_meter_is_not_supported_whatever_the_operator_allows(path: bytes) -> None:
+    for routes in (Routes([]), Routes(["* /v1/*", "POST /v1/*/sessions"])):
+        with pytest.raises(NotMeterable, match="past the meter") as refusal:
+            routes.match("POST", path)
+        assert (refusal.value.status, refusal.value.code) == (501, "not_supported")
+
+
+@pytest.mark.parametrize("path", [b"/v1/realtime/new", b"/v1/Realtime/sessions", b"/v1/chatkit/sessions/x/extend"])
+def test_what_is_added_below_a_session_s_route_is_not_supported_either(path: bytes) -> None:
+    with pytest.raises(NotMeterable):
+        Routes(["* /v1/*"]).match("POST", path)
+    with pytest.raises(UnknownRoute):
+        match("POST", path)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "method", "path", "name"),
     [
-        *(b"/v1/../admin", b"/v1/models/..", b"/v1/models/.", b"/v1/models/../files", b"/v1/models/a/../b"),
-        *(b"/v1/%2e%2e/admin", b"/v1/models/%2e%2E", b"/v1/models/.%2e/files", b"/v1/models/%2e"),
-        *(b"/v1/models/a%2f..%2ffiles", b"/v1/models/..%2ffiles", b"/v1/models/a%2f%2e%2e"),
-        *(b"//v1/models", b"/v1//models", b"/v1/models//a", b"/v1/models/a/", b"/v1/models/", b"/v1/models/%2f"),
-        *(b"/v1%2fmodels", b"/v1/chat%2Fcompletions", b"/v1/files%2f..%2fmodels", b"/v1/models%2Fa"),
-        *(
-            b"/v1/models/a%252fb",
-            b"/v1/models/%252e%252e",
-            b"/v1/models/%25252e",
-            b"/v1/models/100%",
-            b"/v1/models/%zz",
-        ),
-        *(b"/v1/models/a\\b", b"/v1/models/a%5c..%5cfiles", b"/v1/models/..%5c", b"/v1\\models"),
-        *(b"/v1/models/a\0", b"/v1/models/a%00", b"/v1/models/a%0d%0ax", b"/v1/models/a%20b", b"/v1/models/%7f"),
-        *(b"/v1/models/\xc3\xa9", b"/v1/models/%c3%a9", b"/v1/models/%ff", b"/v1/models/%ef%bc%8e"),
-        *(b"/v1/models/..;/files", b"/v1/models/a;b", b"/v1/models/%3b", b"/v1/models/a%3fb", b"/v1/models/a%23b"),
-        *(b"", b"/", b"*", b"v1/models", b"http://other/v1/models", b"/v1", b"/v1/", b"/v2/models", b"/v1/modelsx"),
-        *(b"/v1/chat/completions/", b"/v1/chat/completions/x", b"/V1/models", b"/v1/Models", b"/v1/files"),
-        *(b"/v1/chat/%63ompletions", b"/v1/responses/resp_1", b"/v1/responses/input_tokens", b"/v1/realtime/sessions"),
+        ("POST /v1/rerank", "POST", b"/v1/rerank", "/v1/rerank"),
+        ("* /v1/rerank", "PATCH", b"/v1/rerank", "/v1/rerank"),
+        ("POST  /v1/ocr/*", "POST", b"/v1/ocr/a/b", "/v1/ocr/*"),
+        ("POST /v1/ocr/*/pages", "POST", b"/v1/ocr/a%3Ab/pages", "/v1/ocr/*/pages"),
+        ("POST /v1/models/*", "POST", b"/v1/models/load", "/v1/models/*"),
     ],
 )
-def test_a_path_that_is_not_plainly_a_served_route_is_refused(path: bytes) -> None:
+def test_an_unknown_route_that_the_operator_allows_is_metered_by_its_pattern(
+    pattern: str, method: str, path: bytes, name: str
+) -> None:
+    endpoint = Routes([pattern]).match(method, path)
+    assert endpoint == Endpoint(name, method, metered=True, body=Body.ANY, counts=Counts.TOKENS)
+    assert access("POST", "rerank") != "metered"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "method", "path"),
+    [
+        ("POST /v1/rerank", "GET", b"/v1/rerank"),
+        ("POST /v1/rerank", "POST", b"/v1/rerank/x"),
+        ("POST /v1/rerank/*", "POST", b"/v1/rerank"),
+        ("POST /v1/*/x", "POST", b"/v1/a/b/x"),
+        ("POST /v1/a.c", "POST", b"/v1/abc"),
+        ("* /v1/*", "HEAD", b"/v1/rerank"),
+        ("* /v1/*", "CONNECT", b"/v1/rerank"),
+        ("* /v1/*", "post", b"/v1/rerank"),
+    ],
+)
+def test_a_pattern_allows_no_more_than_it_says(pattern: str, method: str, path: bytes) -> None:
+    with pytest.raises(UnknownRoute):
+        Routes([pattern]).match(method, path)
+
+
+def test_what_the_operator_allows_is_among_the_methods_that_may_be_used() -> None:
+    with pytest.raises(MethodNotAllowed) as refusal:
+        Routes(["GET /v1/chat/completions"]).match("PUT", b"/v1/chat/completions")
+    assert refusal.value.allow == "POST, GET"
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
+@pytest.mark.parametrize("path", ["chat/completions", "audio/speech"])
+def test_a_generation_is_not_to_be_had_past_its_own_rule(method: str, path: str) -> None:
+    routes = Routes(["* /v1/*"])
+    with pytest.raises(MethodNotAllowed):
+        routes.match(method, b"/v1/" + path.encode())
+    for spelled in (path.upper(), path.capitalize()):
+        with pytest.raises(UnknownRoute):
+            routes.match("POST", b"/v1/" + spelled.encode())
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("", "POST", "/v1/rerank", "POST /rerank", "POST /v2/rerank", "POST /v1", "POST /v1/", "POST /v1//a"),
+        *("post /v1/rerank", "HEAD /v1/rerank", "GET,POST /v1/a", "GET /v1/a/", "GET /v1/a*", "GET /v1/**"),
+        *("GET /v1/../admin", "GET /v1/./a", "GET /v1/a/..", "GET /v1/%66iles", "GET /v1/a?b=c", "GET /v1/{id}"),
+        *("GET https://api.openai.com/v1/files", "GET /v1/files # all", "GET /v1/ü"),
+    ],
+)
+def test_a_pattern_of_another_form_stops_the_start_and_is_named(pattern: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        Routes(["GET /v1/files", pattern])
+    assert f"'{pattern}'" in str(error.value)
+    assert "POST /v1/rerank" in str(error.value)
+
+
+@pytest.mark.parametrize("pattern", ["POST /v1/realtime/sessions", "* /v1/realtime/*", "POST /v1/chatkit/sessions"])
+def test_a_pattern_for_what_would_go_past_the_meter_stops_the_start(pattern: str) -> None:
+    with pytest.raises(ConfigurationError, match="past the meter"):
+        Routes([pattern])
+
+
+HOSTILE = [
+    *(b"/v1/../admin", b"/v1/models/..", b"/v1/models/.", b"/v1/models/../files", b"/v1/models/a/../b"),
+    *(b"/v1/%2e%2e/admin", b"/v1/models/%2e%2E", b"/v1/models/.%2e/files", b"/v1/models/%2e"),
+    *(b"/v1/models/a%2f..%2ffiles", b"/v1/models/..%2ffiles", b"/v1/models/a%2f%2e%2e"),
+    *(b"//v1/models", b"/v1//models", b"/v1/models//a", b"/v1/models/a/", b"/v1/models/", b"/v1/models/%2f"),
+    *(b"/v1%2fmodels", b"/v1/chat%2Fcompletions", b"/v1/files%2f..%2fmodels", b"/v1/models%2Fa"),
+    *(b"/v1/models/a%252fb", b"/v1/models/%252e%252e", b"/v1/models/%25252e", b"/v1/models/100%", b"/v1/models/%zz"),
+    *(b"/v1/models/a\\b", b"/v1/models/a%5c..%5cfiles", b"/v1/models/..%5c", b"/v1\\models"),
+    *(b"/v1/models/a\0", b"/v1/models/a%00", b"/v1/models/a%0d%0ax", b"/v1/models/a%20b", b"/v1/models/%7f"),
+    *(b"/v1/models/\xc3\xa9", b"/v1/models/%c3%a9", b"/v1/models/%ff", b"/v1/models/%ef%bc%8e"),
+    *(b"/v1/models/..;/files", b"/v1/models/a;b", b"/v1/models/%3b", b"/v1/models/a%3fb", b"/v1/models/a%23b"),
+    *(b"", b"/", b"*", b"v1/models", b"http://other/v1/models", b"/v1/"),
+    *(b"/v1/chat/completions/", b"/v1/chat/%63ompletions", b"/v1/%66iles", b"/v1/files/a%2Fb", b"/v1/files/%61"),
+    *(b"/v1/files/../models", b"/v1/files/..", b"/v1/files/%2e%2e/models", b"/v1/responses/%69nput_tokens"),
+    *(b"/v1/re%61ltime/sessions", b"/v1/realtim%65/sessions", b"/v1/input%5Ftokens", b"/v1/a%2Db", b"/v1/%7Ea"),
+]
+UNKNOWN = [
+    *(b"/v1", b"/v2/models", b"/v1/modelsx", b"/V1/models", b"/v1/Models", b"/v1/Files", b"/v1/chat", b"/v1/edits"),
+    *(b"/v1/chat/completions/x/y", b"/v1/responses/a/b/c", b"/v1/engines/davinci/completions", b"/v1/files:x"),
+    *(b"/v1/{id}", b"/v1/*", b"/v1/organization", b"/v1/embeddings.json", b"/v1/chat/completions.", b"/v1/realtimex"),
+]
+
+
+@pytest.mark.parametrize("path", HOSTILE)
+def test_a_path_that_servers_read_in_different_ways_is_refused_whatever_the_operator_allows(path: bytes) -> None:
+    for routes in (Routes([]), Routes(["* /v1/*"])):
+        for method in ("GET", "POST"):
+            with pytest.raises(InvalidRequest) as refusal:
+                routes.match(method, path)
+            assert refusal.value.code == "invalid_path"
+
+
+@pytest.mark.parametrize("path", UNKNOWN)
+def test_a_path_that_is_no_route_is_unknown(path: bytes) -> None:
     for method in ("GET", "POST"):
-        with pytest.raises((UnknownRoute, InvalidRequest)) as refusal:
+        with pytest.raises(UnknownRoute) as refusal:
             match(method, path)
-        assert refusal.value.status in (400, 404)
+        assert refusal.value.status == 404
         assert str(refusal.value).isprintable()
 
 
 TRICKS = st.sampled_from(
-    [*"./\\%;?#:", "..", "%2e", "%2E", "%2f", "%5c", "%25", "252e", "%252f", "%00", "a", "ft:x", "models", "é"]
+    [*"./\\%;?#:*{}", "..", "%2e", "%2E", "%2f", "%5c", "%25", "252e", "%252f", "%00", "a", "ft:x", "models", "é", "%6"]
+)
+KNOWN_PARTS = st.sampled_from(
+    ["files", "chat", "completions", "responses", "input_tokens", "realtime", "sessions", "audio", "%66iles", "Chat"]
 )
 
 
@@ -105,7 +339,28 @@ def test_no_accepted_path_holds_a_dot_segment_however_often_it_is_decoded(parts:
         match("GET", path)
     except (UnknownRoute, InvalidRequest):
         return
+    assert_without_dot_segments(path)
+
+
+def assert_without_dot_segments(path: bytes) -> None:
     for _ in range(5):
         segments = re.split(rb"[/\\]", path)[1:]
         assert not [segment for segment in segments if segment.split(b";")[0] in (b"", b".", b"..")]
         path = unquote_to_bytes(path)
+
+
+@given(st.lists(TRICKS | KNOWN_PARTS | st.just("/"), max_size=10), st.sampled_from(METHODS))
+def test_no_spelling_of_a_path_is_served_otherwise_than_the_path_itself(parts: list[str], method: str) -> None:
+    path = b"/v1/" + "".join(parts).encode()
+    everything = Routes(["* /v1/*"])
+    with suppress(ProxyError):
+        endpoint = everything.match(method, path)
+        assert_without_dot_segments(path)
+        assert method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+        # However a server decodes or folds it, the path falls under the same rule.
+        plain = unquote_to_bytes(path) if not path.startswith(b"/v1/models/") else path
+        for other in {plain, plain.lower()} - {path}:
+            with suppress(ProxyError):
+                assert everything.match(method, other) == endpoint
+            if endpoint.name == "/v1/*":
+                assert access(method, other.decode()[4:]) not in ("metered", "free", "403", "501")
