@@ -225,7 +225,7 @@ class Exchange:
             await self._settle(Outcome.TRUNCATED)
         else:
             await self._settle(Outcome.UPSTREAM_ERROR)
-        if isinstance(error, UpstreamError):
+        if isinstance(error, UpstreamError) and not self.client_gone:
             log.warning("request %s: %s", self._call.arrival.id, error)
         if not begun and not self.client_gone:
             await self._responder.refuse(error)

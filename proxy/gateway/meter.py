@@ -25,7 +25,7 @@ from proxy.wire.units import Tally, units_of
 BODY_BYTES_MAX = 64 * 1024 * 1024
 #: What it keeps of one event, and what the coded bytes that come at once may unfold to.
 EVENT_BYTES_MAX = 16 * 1024 * 1024
-_MODEL_CHARS_MAX = 256
+_NAME_CHARS_MAX = 256
 
 #: Answers that are not JSON, whatever their bytes.
 _BINARY = (b"audio/", b"image/", b"video/", b"application/octet-stream")
@@ -54,6 +54,7 @@ class Reading:
     usage_path: str = ""  #: where in the answer the usage stood
     units: Units = NO_UNITS
     understood: bool = False  #: at least a part of it was read
+    response_id: str = ""  #: the upstream's own
 
 
 class Meter(Protocol):
@@ -157,7 +158,8 @@ class PlainMeter:
         if answer is not None:
             self._delivered = Delivered()
             self._delivered.add(answer)
-            reading = _reading(usage_shapes.read(answer), _model(answer), _has_failed(answer))
+            usage = usage_shapes.read(answer)
+            reading = _reading(usage, _text(answer, "model"), _has_failed(answer), _text(answer, "id"))
         return _with_units(reading, units_of(self._endpoint, self._request, answer), self._endpoint)
 
     def delivered(self) -> Delivered:
@@ -179,6 +181,7 @@ class StreamMeter:
         self._dropped = False
         self._usage: tuple[Usage, str] | None = None
         self._model = ""
+        self._response_id = ""
         self._failed = False
 
     def feed(self, data: bytes) -> bytes:
@@ -201,7 +204,8 @@ class StreamMeter:
     def reading(self) -> Reading:
         if not self._understood:
             return Reading(failed=self._failed)
-        return _with_units(_reading(self._usage, self._model, self._failed), self._tally.units, self._endpoint)
+        reading = _reading(self._usage, self._model, self._failed, self._response_id)
+        return _with_units(reading, self._tally.units, self._endpoint)
 
     def delivered(self) -> Delivered:
         return self._delivered
@@ -224,10 +228,13 @@ class StreamMeter:
     def _note(self, event: dict[str, Any], raw: bytes) -> None:
         self._understood = True
         self._delivered.add(event)
-        if b'"usage"' in raw:
+        # Most chunks say `"usage":null` alone, and to look for more costs as much as the rest of this.
+        if b'"usage"' in raw and b'"usage"' in raw.replace(b'"usage":null', b""):
             self._usage = usage_shapes.read(event) or self._usage
         if not self._model:
-            self._model = _model(event)
+            self._model = _text(event, "model")
+        if not self._response_id:
+            self._response_id = _text(event, "id")
         self._failed = self._failed or _has_failed(event)
         if "type" in event:
             self._tally.note(event)
@@ -289,10 +296,10 @@ def _object(data: bytes) -> dict[str, Any] | None:
     return parsed if isinstance(parsed, dict) else None
 
 
-def _reading(usage: tuple[Usage, str] | None, model: str, failed: bool) -> Reading:
+def _reading(usage: tuple[Usage, str] | None, model: str, failed: bool, response_id: str) -> Reading:
     known, path = usage or (NO_USAGE, "")
     source = UsageSource.NONE if usage is None else UsageSource.REPORTED
-    return Reading(known, source, model, failed, path, understood=True)
+    return Reading(known, source, model, failed, path, understood=True, response_id=response_id)
 
 
 def _with_units(reading: Reading, units: Units, endpoint: Endpoint) -> Reading:
@@ -304,10 +311,11 @@ def _with_units(reading: Reading, units: Units, endpoint: Endpoint) -> Reading:
     return replace(reading, units=units)
 
 
-def _model(answer: dict[str, Any]) -> str:
+def _text(answer: dict[str, Any], name: str) -> str:
+    """A member of an answer, or of the response that an event of the Responses API holds."""
     inner = answer.get("response")
-    model = answer.get("model") or (inner.get("model") if isinstance(inner, dict) else None)
-    return model[:_MODEL_CHARS_MAX] if isinstance(model, str) else ""
+    value = answer.get(name) or (inner.get(name) if isinstance(inner, dict) else None)
+    return value[:_NAME_CHARS_MAX] if isinstance(value, str) else ""
 
 
 def _has_failed(answer: dict[str, Any]) -> bool:

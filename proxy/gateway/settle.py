@@ -70,6 +70,7 @@ class Settler:
             ttft_ms=ttft_ms,
             upstream=upstream.name,
             usage_path=reading.usage_path,
+            response_id=reading.response_id,
             on_disconnect=on_disconnect,
             estimator=estimator,
             units=reading.units,

@@ -94,6 +94,7 @@ def test_a_client_that_did_not_ask_sees_the_stream_it_would_have_had(
         assert sent == (options or {}) | {"include_usage": True}
         event = server.settlement()
         assert (event.usage.total_tokens, event.usage_source) == (13, UsageSource.REPORTED)
+        assert (event.response_id, event.usage_path) == ("chatcmpl-1", "usage")
 
 
 def test_events_reach_the_client_as_they_come(tmp_path: Path) -> None:

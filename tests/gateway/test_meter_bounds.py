@@ -27,7 +27,7 @@ def read_plain(body: bytes, coding: bytes | None = None, content_type: bytes | N
 
 
 ANSWER = orjson.dumps({"model": "m", "usage": COUNTS})
-REPORTED = Reading(READ, UsageSource.REPORTED, "m", usage_path="usage", understood=True)
+REPORTED = Reading(READ, UsageSource.REPORTED, "m", usage_path="usage", understood=True, response_id="c")
 
 
 @pytest.mark.parametrize("content_type", [b"application/json", b"text/plain", None])
