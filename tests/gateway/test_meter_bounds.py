@@ -26,7 +26,7 @@ def read_plain(body: bytes, coding: bytes | None = None, content_type: bytes | N
     return meter.reading()
 
 
-ANSWER = orjson.dumps({"model": "m", "usage": COUNTS})
+ANSWER = orjson.dumps({"id": "c", "model": "m", "usage": COUNTS})
 REPORTED = Reading(READ, UsageSource.REPORTED, "m", usage_path="usage", understood=True, response_id="c")
 
 
