@@ -95,12 +95,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show a request's event (or events) as sent, and how the delivery stands."""
-    settings, database = open_store()
-    with reading(database) as connection:
-        delivery = ledger.event(connection, event_id)
-    if delivery is None:
-        raise StoreError(f"there is no event {event_id}")
-    events = events_of(delivery.settlement, settings.sink.source, settings.sink.profile)
+    delivery, events = found(event_id)
     if as_json:
         print_json({"events": events, "key_id": delivery.settlement.key_id} | _standing_json(delivery))
         return
@@ -116,6 +111,16 @@ def show(
             ("delivered", iso_short(delivery.delivered_ms)),
         ]
     )
+
+
+def found(request_id: str) -> tuple[Delivery, list[dict[str, Any]]]:
+    """A settlement and its events as they are sent. Raises `StoreError`."""
+    settings, database = open_store()
+    with reading(database) as connection:
+        delivery = ledger.event(connection, request_id)
+    if delivery is None:
+        raise StoreError(f"there is no event {request_id}")
+    return delivery, events_of(delivery.settlement, settings.sink.source, settings.sink.profile)
 
 
 def age_s_of(since_ms: int | None, now_ms: int) -> int | None:

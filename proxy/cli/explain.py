@@ -6,13 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
+from proxy.cli.events import found
 from proxy.cli.instants import iso, iso_or_none, iso_short
-from proxy.cli.opening import open_store, reading
 from proxy.cli.output import Json, print_facts, print_json
-from proxy.delivery.cloudevents import events_of
-from proxy.errors import StoreError
 from proxy.model import BUCKETS, UNITS, Settlement, UsageSource
-from proxy.store import ledger
 from proxy.store.ledger import Delivery
 from proxy.wire.models import family
 
@@ -24,12 +21,7 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Explain what was asked, what was used and who says so, and what became of the event."""
-    settings, database = open_store()
-    with reading(database) as connection:
-        delivery = ledger.event(connection, request_id)
-    if delivery is None:
-        raise StoreError(f"there is no event {request_id}")
-    events = events_of(delivery.settlement, settings.sink.source, settings.sink.profile)
+    delivery, events = found(request_id)
     if as_json:
         print_json(_json(delivery, events))
     else:

@@ -17,7 +17,7 @@ from proxy.wire import usage as usage_shapes
 from proxy.wire.body import members
 from proxy.wire.coding import Decoder, Identity, Undecodable, decoder
 from proxy.wire.delivered import Delivered
-from proxy.wire.endpoints import CHAT_COMPLETIONS, Endpoint
+from proxy.wire.endpoints import CHAT_COMPLETIONS, Counts, Endpoint
 from proxy.wire.sse import DONE, LATE_LF, Splitter, data_of
 from proxy.wire.units import Tally, units_of
 
@@ -304,6 +304,9 @@ def _reading(usage: tuple[Usage, str] | None, model: str, failed: bool, response
 
 def _with_units(reading: Reading, units: Units, endpoint: Endpoint) -> Reading:
     """The reading with what is charged by other units, which are exact: so they too count as reported."""
+    if endpoint.counts is Counts.CHARACTERS and reading.usage.text_output:  # what was spoken is no text
+        spoken = reading.usage.text_output + reading.usage.audio_output
+        reading = replace(reading, usage=replace(reading.usage, text_output=0, audio_output=spoken))
     if units == NO_UNITS or reading.failed:
         return reading
     if reading.usage_source is UsageSource.NONE:

@@ -14,11 +14,12 @@ import pytest
 
 from proxy.app import create_app
 from proxy.errors import ConfigurationError
-from proxy.model import Outcome, Units, UsageSource
+from proxy.model import Outcome, Units, Usage, UsageSource
 from proxy.settings import load
-from tests.gateway.test_forward import between, plain
+from tests.gateway.test_forward import between, plain, streams
 from tests.running import Running
 from tests.scripted import ScriptedUpstream
+from tests.streams import event
 
 IMAGES = orjson.dumps({"created": 1, "data": [{"b64_json": "aGk="}, {"b64_json": "aGk="}]})
 GPT_IMAGE = orjson.dumps(
@@ -47,37 +48,48 @@ def sdk(directory: Path, answer: bytes, **variables: str) -> Iterator[tuple[open
 def test_images_are_charged_by_their_number(tmp_path: Path) -> None:
     with sdk(tmp_path, IMAGES) as (client, server, _):
         client.images.generate(model="dall-e-2", prompt="A gate", n=2)
-        event = server.settlement()
-    assert (event.endpoint, event.requested_model) == ("/v1/images/generations", "dall-e-2")
-    assert (event.units, event.usage_source) == (Units(images=2), UsageSource.REPORTED)
-    assert (event.outcome, event.usage_path) == (Outcome.COMPLETED, "images")
+        settled = server.settlement()
+    assert (settled.endpoint, settled.requested_model) == ("/v1/images/generations", "dall-e-2")
+    assert (settled.units, settled.usage_source) == (Units(images=2), UsageSource.REPORTED)
+    assert (settled.outcome, settled.usage_path) == (Outcome.COMPLETED, "images")
 
 
 def test_images_whose_tokens_are_reported_have_both(tmp_path: Path) -> None:
     with sdk(tmp_path, GPT_IMAGE) as (client, server, upstream):
         client.images.edit(model="gpt-image-1", prompt="A gate", image=("gate.png", PICTURE))
-        event = server.settlement()
+        settled = server.settlement()
         assert PICTURE in upstream.requests[0].body
-    assert (event.endpoint, event.requested_model) == ("/v1/images/edits", "gpt-image-1")
-    assert (event.units, event.usage.total_tokens) == (Units(images=1), 322)
+    assert (settled.endpoint, settled.requested_model) == ("/v1/images/edits", "gpt-image-1")
+    assert (settled.units, settled.usage.total_tokens) == (Units(images=1), 322)
 
 
 @pytest.mark.parametrize(("answer", "audio_ms", "tokens"), [(HEARD, 37_000, 0), (HEARD_TOKENS, 0, 42)])
 def test_audio_is_charged_by_seconds_or_by_tokens(tmp_path: Path, answer: bytes, audio_ms: int, tokens: int) -> None:
     with sdk(tmp_path, answer) as (client, server, upstream):
         client.audio.transcriptions.create(model="whisper-1", file=("a.mp3", b"\xff\xfb" * 5000))
-        event = server.settlement()
+        settled = server.settlement()
         assert b"\xff\xfb" * 5000 in upstream.requests[0].body
-    assert (event.endpoint, event.requested_model) == ("/v1/audio/transcriptions", "whisper-1")
-    assert (event.units, event.usage.total_tokens) == (Units(audio_ms=audio_ms), tokens)
+    assert (settled.endpoint, settled.requested_model) == ("/v1/audio/transcriptions", "whisper-1")
+    assert (settled.units, settled.usage.total_tokens) == (Units(audio_ms=audio_ms), tokens)
 
 
 def test_speech_is_charged_by_its_characters(tmp_path: Path) -> None:
     with sdk(tmp_path, b"\xff\xfb\x90" * 100) as (client, server, _):
         spoken = client.audio.speech.create(model="tts-1", voice="alloy", input="Grüße")
         assert spoken.read() == b"\xff\xfb\x90" * 100
-        event = server.settlement()
-    assert (event.endpoint, event.units) == ("/v1/audio/speech", Units(characters=5))
+        settled = server.settlement()
+    assert (settled.endpoint, settled.units) == ("/v1/audio/speech", Units(characters=5))
+
+
+def test_streamed_speech_that_reports_tokens_has_them_as_audio(tmp_path: Path) -> None:
+    usage = {"input_tokens": 5, "output_tokens": 100, "total_tokens": 105}
+    done = event({"type": "speech.audio.delta", "audio": "aGk="}) + event({"type": "speech.audio.done", "usage": usage})
+    with between(tmp_path, default=streams(done)) as (server, _):
+        asked = {"model": "gpt-4o-mini-tts", "input": "Hello", "voice": "alloy", "stream_format": "sse"}
+        seen = httpx.post(f"{server.url}/v1/audio/speech", json=asked, headers={"x-api-key": server.key()})
+        assert seen.content == done
+        settled = server.settlement()
+    assert (settled.usage, settled.units) == (Usage(uncached_input=5, audio_output=100), Units(characters=5))
 
 
 def test_moderations_are_metered_and_counting_tokens_is_free(tmp_path: Path) -> None:
@@ -85,8 +97,8 @@ def test_moderations_are_metered_and_counting_tokens_is_free(tmp_path: Path) -> 
     with sdk(tmp_path, answer) as (client, server, _):
         client.moderations.create(model="omni-moderation-latest", input="Hello")
         client.responses.input_tokens.count(model="gpt-4o", input="Hello")
-        event = server.settlement()
-    assert (event.endpoint, event.usage_source) == ("/v1/moderations", UsageSource.ESTIMATED)
+        settled = server.settlement()
+    assert (settled.endpoint, settled.usage_source) == ("/v1/moderations", UsageSource.ESTIMATED)
 
 
 def test_the_model_list_of_a_key_holds_for_forms_too(tmp_path: Path) -> None:
@@ -130,8 +142,8 @@ def test_an_allowed_route_that_nobody_knows_is_metered_by_whatever_usage_it_repo
         body = {"model": "rerank-1", "query": "q", "documents": ["a"]}
         seen = httpx.post(f"{server.url}/v1/rerank", json=body, headers={"x-api-key": server.key()})
         assert seen.json() == answer
-        event = server.settlement()
-    assert (event.endpoint, event.usage.total_tokens, event.requested_model) == ("/v1/rerank", total, "rerank-1")
+        settled = server.settlement()
+    assert (settled.endpoint, settled.usage.total_tokens, settled.requested_model) == ("/v1/rerank", total, "rerank-1")
 
 
 @pytest.mark.parametrize("pattern", ["/v1/rerank", "POST rerank", "POST /v1/realtime/sessions", "FETCH /v1/x"])
