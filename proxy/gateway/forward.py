@@ -142,7 +142,7 @@ class Exchange:
         self._hides_usage = call.hides_usage and not self._upstream.refusals.holds(call.model)
         answer = await self._ask(call.body if self._hides_usage else call.own_body or call.body)
         if self._hides_usage and answer.status in (400, 422):
-            self._unread = await _beginning(answer)
+            self._unread = await self._beginning(answer)
             if is_refusal(answer.status, self._unread):
                 self._close(answer)
                 log.info("%s refuses stream_options for %s: its streams are estimated", self._upstream.name, call.model)
@@ -163,6 +163,19 @@ class Exchange:
         return await self._upstream.pool.send(
             call.method, call.target, headers, body or b"", length=length, begin=self._begin
         )
+
+    async def _beginning(self, answer: Answer) -> bytes:
+        """The body of an error answer, or as much of it as may be looked at; what follows is still to be read."""
+        body = b""
+        try:
+            while len(body) < _ERROR_BYTES_MAX and (data := await answer.read()):
+                body += data
+                if answer.at_end:
+                    break
+        except BaseException:
+            self._close(answer)
+            raise
+        return body
 
     def _close(self, answer: Answer) -> None:
         self._connection = None  # what the client does from now on must not fall on another request
@@ -281,13 +294,3 @@ class Exchange:
 
     def _elapsed_ms(self) -> int:
         return max(1, round((time.monotonic() - self._call.arrival.monotonic) * 1000))
-
-
-async def _beginning(answer: Answer) -> bytes:
-    """The body of an error answer, or as much of it as may be looked at; what follows is still to be read."""
-    body = b""
-    while len(body) < _ERROR_BYTES_MAX and (data := await answer.read()):
-        body += data
-        if answer.at_end:
-            break
-    return body

@@ -49,3 +49,18 @@ def test_a_client_that_asked_for_usage_itself_is_told(tmp_path: Path) -> None:
         seen = httpx.post(server.url + CHAT, json=asked, headers={"x-api-key": server.key()})
         assert (seen.status_code, seen.content) == (400, REFUSAL)
         assert len(upstream.requests) == 1
+
+
+def test_a_refusal_that_breaks_off_gives_its_connection_back(tmp_path: Path) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(answer(REFUSAL, status="400 Bad Request")[:-9])
+        peer.reset()
+
+    variables = {"TOLLGATE_UPSTREAM__CONNECTIONS_MAX": "1"}
+    with between(tmp_path, script, script, default=streams(STREAM), **variables) as (server, _):
+        headers = {"x-api-key": server.key()}
+        for status in (502, 502, 200):  # with one connection, a leaked one would leave none
+            assert httpx.post(server.url + CHAT, json=ASK_STREAM, headers=headers).status_code == status
+        outcomes = [event.outcome for event in server.settlements(3)]
+        assert outcomes == [Outcome.UPSTREAM_ERROR, Outcome.UPSTREAM_ERROR, Outcome.COMPLETED]
