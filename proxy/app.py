@@ -14,6 +14,7 @@ from proxy.delivery.sinks import sink_for
 from proxy.errors import ConfigurationError, StoreError
 from proxy.gateway.admit import Admission
 from proxy.gateway.auth import Authenticator
+from proxy.gateway.followup import Followup
 from proxy.gateway.handle import Gateway
 from proxy.gateway.settle import Settler
 from proxy.settings import Settings, load
@@ -107,8 +108,11 @@ class App:
         self._running.push_async_callback(pool.close)
         self._running.push_async_callback(self._wait_until_quiet)
 
-        settler = Settler(self.commit, self._wake_relay)
         router = Router(_upstream(settings, pool, sandbox=self._sandbox is not None))
+        followup = Followup(self.commit, router, self._wake_relay)
+        followup.start()
+        self._running.push_async_callback(followup.stop)
+        settler = Settler(self.commit, self._wake_relay, followup.defer)
         gateway = Gateway(settings, self._routes, Authenticator(self._callers), self.admission, router, settler)
         field = settings.upstream.token_limit_field or _token_limit_field(origin, sandbox=self._sandbox is not None)
         agent: dict[str, ASGIApp] = {

@@ -263,7 +263,11 @@ class Exchange:
 
     def _is_estimated(self, outcome: Outcome, reading: Reading) -> bool:
         """Only where nothing was reported, and something was generated or may have been. Never from an error."""
-        if reading.usage_source is not UsageSource.NONE or self._call.rule.counts is not Counts.TOKENS:
+        if (
+            reading.deferred
+            or reading.usage_source is not UsageSource.NONE
+            or self._call.rule.counts is not Counts.TOKENS
+        ):
             return False
         if not self._answered:
             return self.client_gone and self._sent and self._status == ClientGone.status

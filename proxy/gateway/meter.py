@@ -27,6 +27,8 @@ BODY_BYTES_MAX = 64 * 1024 * 1024
 EVENT_BYTES_MAX = 16 * 1024 * 1024
 _NAME_CHARS_MAX = 256
 
+#: The states of a background response that goes on.
+_UNENDED = ("queued", "in_progress")
 #: Answers that are not JSON, whatever their bytes.
 _BINARY = (b"audio/", b"image/", b"video/", b"application/octet-stream")
 
@@ -55,6 +57,7 @@ class Reading:
     units: Units = NO_UNITS
     understood: bool = False  #: at least a part of it was read
     response_id: str = ""  #: the upstream's own
+    deferred: bool = False  #: the response is generated in the background; its usage becomes known later
 
 
 class Meter(Protocol):
@@ -160,6 +163,8 @@ class PlainMeter:
             self._delivered.add(answer)
             usage = usage_shapes.read(answer)
             reading = _reading(usage, _text(answer, "model"), _has_failed(answer), _text(answer, "id"))
+            if usage is None and answer.get("background") is True and answer.get("status") in _UNENDED:
+                reading = replace(reading, deferred=reading.response_id != "")
         return _with_units(reading, units_of(self._endpoint, self._request, answer), self._endpoint)
 
     def delivered(self) -> Delivered:

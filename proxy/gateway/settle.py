@@ -17,6 +17,7 @@ from proxy.gateway.call import Call
 from proxy.gateway.meter import Reading
 from proxy.model import Outcome, Settlement
 from proxy.upstream.route import Upstream
+from proxy.wire import headers as header
 
 log = logging.getLogger(__name__)
 
@@ -25,13 +26,26 @@ class Ledger(Protocol):
     def record(self, settlement: Settlement) -> asyncio.Future[None]:
         """Record a settlement. The future is done when it is on disk, or raises `sqlite3.Error`."""
 
+    def record_once(self, settlement: Settlement) -> asyncio.Future[None]:
+        """The same, unless the upstream gave the same response before, to a repeated request."""
+
 
 class Settler:
-    """Makes settlements durable, and tells the relay that there is something to deliver."""
+    """Makes settlements durable, and tells the relay that there is something to deliver.
 
-    def __init__(self, ledger: Ledger, recorded: Callable[[], None], stderr: TextIO | None = None) -> None:
+    `defer` takes those whose usage becomes known later (`Followup.defer`).
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        recorded: Callable[[], None],
+        defer: Callable[[Settlement], asyncio.Future[None]],
+        stderr: TextIO | None = None,
+    ) -> None:
         self._ledger = ledger
         self._recorded = recorded
+        self._defer = defer
         self._stderr = stderr
 
     async def settle(
@@ -75,7 +89,12 @@ class Settler:
             estimator=estimator,
             units=reading.units,
         )
-        recorded = self._ledger.record(settlement)
+        if reading.deferred:
+            recorded = self._defer(settlement)
+        elif settlement.response_id and header.get(call.headers, b"idempotency-key") is not None:
+            recorded = self._ledger.record_once(settlement)
+        else:
+            recorded = self._ledger.record(settlement)
         # Not after an `await`: whoever waits here may be cancelled, and the outcome must be seen all the same.
         recorded.add_done_callback(partial(self._note, settlement))
         await asyncio.wait([recorded])

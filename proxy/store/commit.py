@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from proxy.errors import LedgerUnavailable
 from proxy.model import Settlement
 from proxy.store.database import Database, Link, begin, savepoint
-from proxy.store.ledger import probe, record
+from proxy.store.ledger import probe, record, record_once
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +94,10 @@ class GroupCommit:
     def record(self, settlement: Settlement) -> asyncio.Future[None]:
         """Record a settlement; the future is done when it is on disk, or raises `sqlite3.Error`."""
         return self._submit(settlement, None)
+
+    def record_once(self, settlement: Settlement) -> asyncio.Future[None]:
+        """Record a settlement, unless its response is one that was settled before (`ledger.record_once`)."""
+        return self.run(lambda connection: record_once(connection, settlement))
 
     def run(self, work: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
         """Do other work in the next transaction. It may be done twice, the first time rolled back.

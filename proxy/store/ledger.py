@@ -13,6 +13,7 @@ from proxy.store import queries
 from proxy.store.database import begin
 
 HOUR_MS = 3_600_000
+_DAY_MS = 24 * HOUR_MS
 
 #: SQLite's largest integer. A sum stops here: beyond it would turn into a float.
 _COUNT_MAX = 2**63 - 1
@@ -68,6 +69,14 @@ def record(connection: sqlite3.Connection, settlements: Sequence[Settlement]) ->
         sums[key] = list(amounts) if known is None else [a + b for a, b in zip(known, amounts, strict=True)]
     rollups = [(*key, *(min(amount, _COUNT_MAX) for amount in amounts)) for key, amounts in sums.items()]
     connection.executemany(queries.ADD_TO_ROLLUP, rollups)
+
+
+def record_once(connection: sqlite3.Connection, settlement: Settlement) -> None:
+    """Record a settlement unless one with the same subject and `response_id` was recorded so within a day."""
+    connection.execute(queries.FORGET_IDEMPOTENT, (settlement.time_ms - _DAY_MS,))
+    row = (settlement.subject, settlement.response_id, settlement.time_ms)
+    if connection.execute(queries.NOTE_IDEMPOTENT, row).rowcount:
+        record(connection, [settlement])
 
 
 def probe(connection: sqlite3.Connection) -> None:

@@ -121,3 +121,19 @@ CALLER = """
 
 # Counted up by every change of tenants and keys.
 REVISION = "SELECT number FROM revision"
+
+# A background response to ask for until its usage is known.
+INSERT_FOLLOWUP = """
+    INSERT INTO followups (id, response_id, settlement, tries, next_ms, until_ms) VALUES (?, ?, ?, 0, ?, ?)
+"""
+# Those that are due, the longest waiting first; and when the next one is.
+FOLLOWUPS_DUE = """
+    SELECT response_id, settlement, tries, until_ms FROM followups WHERE next_ms <= ? ORDER BY next_ms LIMIT ?
+"""
+NEXT_FOLLOWUP = "SELECT min(next_ms) FROM followups"
+POSTPONE_FOLLOWUP = "UPDATE followups SET tries = tries + 1, next_ms = ? WHERE id = ?"
+DELETE_FOLLOWUP = "DELETE FROM followups WHERE id = ?"
+
+# A response to a request with an Idempotency-Key: seen for the first time, if a row was inserted.
+NOTE_IDEMPOTENT = "INSERT INTO idempotent (subject, response_id, time_ms) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+FORGET_IDEMPOTENT = "DELETE FROM idempotent WHERE time_ms < ?"

@@ -236,6 +236,18 @@ def test_an_error_inside_a_stream_is_an_upstream_error(tmp_path: Path) -> None:
         assert (event.outcome, event.status) == (Outcome.UPSTREAM_ERROR, 200)
 
 
+def test_a_repeated_request_that_the_upstream_answers_from_its_cache_is_billed_once(tmp_path: Path) -> None:
+    with between(tmp_path, default=plain()) as (server, upstream):
+        key, other = server.key(), server.key("user-002")
+        for secret, idempotency_key in ((key, "a"), (key, "a"), (other, "a"), (key, "")):
+            headers = {"x-api-key": secret} | ({"idempotency-key": idempotency_key} if idempotency_key else {})
+            assert httpx.post(server.url + CHAT, json=ASK, headers=headers).content == PLAIN
+        # The same response to another tenant, and to a request that claims no repetition, is another one.
+        assert [event.subject for event in server.settlements(3)] == ["user-001", "user-002", "user-001"]
+        assert sum(line.requests for line in server.usage()) == 3
+        assert upstream.requests[0].headers["idempotency-key"] == "a"
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 def test_an_answer_that_breaks_off_stays_visibly_broken(tmp_path: Path, streamed: bool) -> None:
     def script(peer: Peer) -> None:

@@ -26,10 +26,17 @@ class Ledger:
         self.recorded: list[Settlement] = []
         self.commits: list[asyncio.Future[None]] = []
 
+    def record_once(self, settlement: Settlement) -> asyncio.Future[None]:
+        raise AssertionError("nothing here has an Idempotency-Key")
+
     def record(self, settlement: Settlement) -> asyncio.Future[None]:
         self.recorded.append(settlement)
         self.commits.append(asyncio.get_running_loop().create_future())
         return self.commits[-1]
+
+
+def never(_: Settlement) -> asyncio.Future[None]:
+    raise AssertionError("nothing here is deferred")
 
 
 def call() -> Call:
@@ -44,7 +51,7 @@ def settle(settler: Settler, reading: Reading = READING) -> asyncio.Task[None]:
 
 async def test_it_returns_when_the_record_is_on_disk_and_then_wakes_the_relay() -> None:
     ledger, woken = Ledger(), asyncio.Event()
-    settling = settle(Settler(ledger, woken.set))
+    settling = settle(Settler(ledger, woken.set, never))
     await asyncio.sleep(0)
     assert not settling.done()
     assert not woken.is_set()
@@ -57,7 +64,7 @@ async def test_it_returns_when_the_record_is_on_disk_and_then_wakes_the_relay() 
 
 async def test_an_answer_that_names_no_model_is_recorded_under_the_one_asked_for() -> None:
     ledger = Ledger()
-    settling = settle(Settler(ledger, lambda: None), Reading())
+    settling = settle(Settler(ledger, lambda: None, never), Reading())
     await asyncio.sleep(0)
     ledger.commits[0].set_result(None)
     await settling
@@ -66,7 +73,7 @@ async def test_an_answer_that_names_no_model_is_recorded_under_the_one_asked_for
 
 async def test_a_cancelled_request_is_recorded_all_the_same() -> None:
     ledger = Ledger()
-    settling = settle(Settler(ledger, lambda: None))
+    settling = settle(Settler(ledger, lambda: None, never))
     await asyncio.sleep(0)
     settling.cancel()
     await asyncio.wait([settling])
@@ -75,7 +82,7 @@ async def test_a_cancelled_request_is_recorded_all_the_same() -> None:
 
 async def test_what_the_ledger_refuses_is_one_json_line_on_standard_error() -> None:
     ledger, stderr = Ledger(), io.StringIO()
-    settling = settle(Settler(ledger, lambda: None, stderr))
+    settling = settle(Settler(ledger, lambda: None, never, stderr))
     await asyncio.sleep(0)
     ledger.commits[0].set_exception(sqlite3.OperationalError("database or disk is full"))
     await settling

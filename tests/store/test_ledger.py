@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -163,3 +164,14 @@ def test_sums_beyond_sqlites_integers_never_turn_into_floats(connection: sqlite3
 def test_a_probe_leaves_nothing_behind(connection: sqlite3.Connection) -> None:
     ledger.probe(connection)
     assert connection.execute("SELECT count(*) FROM probe").fetchone() == (0,)
+
+
+def test_a_response_given_twice_within_a_day_is_recorded_once(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/t.db")
+    database.create()
+    day_ms = 24 * HOUR_MS
+    with database.transaction() as connection:
+        for number, after_ms in enumerate((0, 1, day_ms, day_ms + 2)):
+            one = settlement(f"req_{number}", response_id="resp_1", time_ms=TIME_MS + after_ms)
+            ledger.record_once(connection, one)
+        assert [one.settlement.id for one in ledger.newest(connection, limit=9)] == ["req_3", "req_0"]

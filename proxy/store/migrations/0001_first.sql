@@ -99,3 +99,23 @@ CREATE INDEX rollups_by_hour ON rollups (hour);
 
 -- Empty. A ledger that failed writes here, and takes it back, to see whether it can be written again.
 CREATE TABLE probe (filler BLOB NOT NULL);
+
+-- Background responses, whose usage becomes known only later: asked for until it is, then settled and gone from here.
+CREATE TABLE followups (
+    id          TEXT PRIMARY KEY,          -- the request's
+    response_id TEXT NOT NULL,
+    settlement  TEXT NOT NULL,             -- JSON: what is known so far
+    tries       INTEGER NOT NULL,
+    next_ms     INTEGER NOT NULL,
+    until_ms    INTEGER NOT NULL           -- when to give up
+);
+CREATE INDEX followups_due ON followups (next_ms);
+
+-- Responses to requests with an Idempotency-Key: the upstream may give the same one again, which is billed once.
+CREATE TABLE idempotent (
+    subject     TEXT NOT NULL,
+    response_id TEXT NOT NULL,
+    time_ms     INTEGER NOT NULL,
+    PRIMARY KEY (subject, response_id)
+) WITHOUT ROWID;
+CREATE INDEX idempotent_by_time ON idempotent (time_ms);
