@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process import process
+from tests.process import needs_curl, process
 from tests.running import WAIT_S
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -18,6 +18,7 @@ PASTED = re.findall(r"^```(sh|python)\n(.*?)^```$", FIRST_MINUTES, re.MULTILINE 
 RELATIVE_LINKS = re.findall(r"\]\(([^)#:]+)\)", README)
 
 
+@needs_curl
 def test_each_block_works_as_pasted(tmp_path: Path) -> None:
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "bin").symlink_to(Path(sys.executable).parent)

@@ -21,6 +21,7 @@ from proxy import __version__
 from proxy.cli.serve import _TRUNCATED, _LogFilter, listen
 from proxy.errors import ConfigurationError
 from tests.cli.conftest import Command, clean_environment
+from tests.process import needs_curl
 from tests.running import wait_until
 
 LISTENS = re.compile(rf"Tollgate {re.escape(__version__)} listens on (http://\S+)\n")
@@ -95,6 +96,7 @@ def test_it_says_where_it_listens_serves_and_leaves_at_a_signal_with_0(server: S
     assert not any("Traceback" in line or "uvicorn" in line or "INFO" in line for line in server.said)
 
 
+@needs_curl
 def test_at_the_first_start_with_the_sandbox_a_call_is_shown_that_works_as_pasted(
     tollgate: Command, server: Server
 ) -> None:
