@@ -29,6 +29,8 @@ _NAME_CHARS_MAX = 256
 
 #: The states of a background response that goes on.
 _UNENDED = ("queued", "in_progress")
+#: An id that can stand in a path as it is.
+_ID = re.compile(r"[A-Za-z0-9_-]+")
 #: Answers that are not JSON, whatever their bytes.
 _BINARY = (b"audio/", b"image/", b"video/", b"application/octet-stream")
 
@@ -164,7 +166,7 @@ class PlainMeter:
             usage = usage_shapes.read(answer)
             reading = _reading(usage, _text(answer, "model"), _has_failed(answer), _text(answer, "id"))
             if usage is None and answer.get("background") is True and answer.get("status") in _UNENDED:
-                reading = replace(reading, deferred=reading.response_id != "")
+                reading = replace(reading, deferred=_ID.fullmatch(reading.response_id) is not None)
         return _with_units(reading, units_of(self._endpoint, self._request, answer), self._endpoint)
 
     def delivered(self) -> Delivered:

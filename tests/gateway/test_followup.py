@@ -120,3 +120,16 @@ def test_one_that_is_answered_at_once_is_settled_at_once(tmp_path: Path) -> None
         ask(server)
         assert server.settlement().usage.total_tokens == 13
         assert len(upstream.requests) == 1
+
+
+@pytest.mark.parametrize("response_id", ["", "../files", "a b", "x\r\nevil: 1"])
+def test_an_id_that_cannot_stand_in_a_path_is_not_asked_for(tmp_path: Path, response_id: str) -> None:
+    def script(peer: Peer) -> None:
+        while True:
+            peer.request()
+            peer.send(response("queued", id=response_id))
+
+    with between(tmp_path, default=script) as (server, upstream):
+        ask(server)
+        assert server.settlement().usage_source is UsageSource.ESTIMATED
+        assert len(upstream.requests) == 1
