@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.gateway.handle import Gateway
 from proxy.model import Outcome, Settlement, UsageSource
 from tests.gateway.test_forward import CHAT, between
 from tests.raw import RawClient
@@ -25,8 +25,6 @@ from tests.streams import ASK, ASK_STREAM, DONE, PLAIN, SSE_HEAD, USAGE_EVENT, c
 
 REPEATS = int(os.environ.get("REPEATS", "50"))
 IN_FLIGHT = 16
-#: Between the client's leaving and the upstream's next bytes, for the proxy to see them in that order.
-NOTICE_S = 0.1
 
 STAGES = ("before it is read", "before the first byte", "in the middle", "before the usage", "after the last byte")
 PLAIN_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(PLAIN)
@@ -59,7 +57,13 @@ def test_each_leaves_one_event_with_the_right_outcome_and_numbers(tmp_path: Path
         def meet() -> None:
             meeting.reached.set()
             peer.wait(meeting.left)
-            time.sleep(NOTICE_S)
+            if stage == STAGES[4]:
+                return
+            # The upstream goes on only when the proxy knows that the client has left, which closes it or not.
+            if policy == "cancel":
+                peer.stall()
+            else:
+                wait_until(lambda: has_left(server.app.gateway, head))
 
         if stage == STAGES[0]:
             meet()
@@ -95,6 +99,12 @@ def test_each_leaves_one_event_with_the_right_outcome_and_numbers(tmp_path: Path
             wait_until(lambda: upstream.counts.open <= IN_FLIGHT)
     assert len(settlements) == len({one.id for one in settlements}) == len(meetings)
     assert Counter(map(cell, settlements)) == expected_cells(policy, streamed)
+
+
+def has_left(gateway: Gateway, head: bytes) -> bool:
+    """Whether the proxy has noticed that the client of this request is gone."""
+    gone = [one._call.headers for one in tuple(gateway._exchanges) if one.client_gone]
+    return any(b"x-number: %b\r\n" % dict(headers)[b"x-number"] in head for headers in gone)
 
 
 Cell = tuple[Outcome, UsageSource, str, int]
