@@ -108,13 +108,14 @@ class App:
         self._running.push_async_callback(pool.close)
         self._running.push_async_callback(self._wait_until_quiet)
 
-        router = Router(_upstream(settings, pool, sandbox=self._sandbox is not None))
+        router = Router(_upstream(settings, pool))
         followup = Followup(self.commit, router, self._wake_relay)
         followup.start()
         self._running.push_async_callback(followup.stop)
         settler = Settler(self.commit, self._wake_relay, followup.defer)
         gateway = Gateway(settings, self._routes, Authenticator(self._callers), self.admission, router, settler)
-        field = settings.upstream.token_limit_field or _token_limit_field(origin, sandbox=self._sandbox is not None)
+        # The sandbox stands in for OpenAI, whose base URL is set then.
+        field = settings.upstream.token_limit_field or _token_limit_field(self._origin)
         agent: dict[str, ASGIApp] = {
             path: Agent(path, gateway, default_model=settings.agent.model, token_limit_field=field)
             for path in ENDPOINTS
@@ -154,16 +155,16 @@ def _pool(settings: Settings, origin: Origin) -> Pool:
     return Pool(origin, limits, timeouts, ca_file=upstream.ca_file)
 
 
-def _upstream(settings: Settings, pool: Pool, *, sandbox: bool) -> Upstream:
+def _upstream(settings: Settings, pool: Pool) -> Upstream:
     key = settings.upstream.api_key
     credentials = [] if key is None else [(b"authorization", b"Bearer " + key.get_secret_value().encode())]
-    provider = settings.upstream.provider or ("sandbox" if sandbox else provider_of(pool.origin.host))
+    provider = settings.upstream.provider or ("sandbox" if settings.uses_sandbox else provider_of(pool.origin.host))
     return Upstream(provider, pool, credentials)
 
 
-def _token_limit_field(origin: Origin, *, sandbox: bool) -> str:
+def _token_limit_field(origin: Origin) -> str:
     """OpenAI's own API refuses `max_tokens` for its newer models; most others know no other name."""
-    return "max_completion_tokens" if sandbox or origin.host == "api.openai.com" else "max_tokens"
+    return "max_completion_tokens" if origin.host == "api.openai.com" else "max_tokens"
 
 
 def _create_demo(database: Database) -> str:

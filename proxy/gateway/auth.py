@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -10,6 +9,7 @@ from typing import Protocol
 
 from proxy.errors import Forbidden, InvalidRequest, Unauthenticated
 from proxy.model import SUBJECT_PATTERN, Caller
+from proxy.store.tenants import hash_of
 
 _KEY_BYTES_MAX = 512
 
@@ -48,7 +48,7 @@ class Authenticator:
             )
         caller = None
         if len(secret) <= _KEY_BYTES_MAX:
-            caller = await self._callers.find(hashlib.sha256(secret).digest())
+            caller = await self._callers.find(hash_of(secret))
         if caller is None:
             raise Unauthenticated("Incorrect API key provided. Ask whoever runs this service for a valid one.")
         if caller.expires_ms is not None and caller.expires_ms <= self._now_s() * 1000:

@@ -8,13 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import orjson
 from starlette.types import Scope
 
 from proxy.errors import Headers, InvalidRequest
 from proxy.model import Caller
 from proxy.wire import body
-from proxy.wire import headers as header
 from proxy.wire.endpoints import CHAT_COMPLETIONS, Body, Counts, Endpoint
 from proxy.wire.form import read_form
 
@@ -70,9 +68,10 @@ def call_of(scope: Scope, arrival: Arrival, caller: Caller, rule: Endpoint, raw:
     target = scope["raw_path"][_VERSION_PREFIX:]
     if scope["query_string"]:
         target += b"?" + scope["query_string"]
-    content_type = header.get(scope["headers"], b"content-type")
-    if sum(name == b"content-type" for name, _ in scope["headers"]) > 1:
+    content_types = [value for name, value in scope["headers"] if name == b"content-type"]
+    if len(content_types) > 1:
         raise InvalidRequest("Send one Content-Type: upstreams differ in which of several they read.")
+    content_type = content_types[0] if content_types else None
     kind = rule.reader(content_type)
     call = Call(
         arrival,
@@ -100,5 +99,5 @@ def call_of(scope: Scope, arrival: Arrival, caller: Caller, rule: Endpoint, raw:
         model=ask.model,
         streamed=ask.streamed,
         hides_usage=ask.hides_usage,
-        request={} if rule.counts is Counts.TOKENS else orjson.loads(raw),
+        request={} if rule.counts is Counts.TOKENS else ask.document,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -69,7 +68,8 @@ class Exchange:
     """One call from its admission to its settlement.
 
     Whatever happens (an answer, an error, a client that leaves, a cancelled task), `run` settles exactly once, and
-    the upstream's connection is handed back or closed. `draining` tells how many answers are read on at the moment.
+    the upstream's connection is handed back or closed. `draining` holds those of all exchanges whose answers are read
+    on, although their clients have left.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Exchange:
         responder: Responder,
         settler: Settler,
         leaving: Leaving,
-        draining: Callable[[], int],
+        draining: set[Exchange],
     ) -> None:
         self._call = call
         self._upstream = upstream
@@ -96,8 +96,7 @@ class Exchange:
         self._unread = b""
         self._drained_bytes = 0
         self._estimating: asyncio.Task[None] | None = None
-        self.client_gone = False  #: the client has left, which nothing that follows can tell it
-        self.drains = False  #: its answer is read on all the same
+        self._client_gone = False
         self._settled = not call.metered
         self._connection: Connection | None = None
 
@@ -123,15 +122,17 @@ class Exchange:
             raise
         finally:
             watcher.cancel()
+            self._draining.discard(self)
 
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self.client_gone = True
-        self.drains = self._leaving.drain and self._draining() < self._leaving.answers_max
+        self._client_gone = True
+        if self._leaving.drain and len(self._draining) < self._leaving.answers_max:
+            self._draining.add(self)
         if self._connection is None:
             return
-        if self.drains:
+        if self in self._draining:
             self._connection.limit(self._leaving.timeout_s)
         else:
             self._connection.abort()
@@ -182,7 +183,7 @@ class Exchange:
         answer.close()
 
     def _begin(self, connection: Connection) -> None:
-        if self.client_gone:
+        if self._client_gone:
             raise ClientGone("The client left before its request was sent to the upstream.")
         self._connection = connection
         self._sent = True
@@ -200,14 +201,14 @@ class Exchange:
                 request=self._call.request,
             )
         without = _UNTRUE_WHEN_REWRITTEN if self._meter.rewrites else frozenset()
-        if not self.client_gone:
+        if not self._client_gone:
             await self._responder.start(answer.status, header.for_client(answer.headers, without=without))
         last = b""
         while data := self._unread or await answer.read():
             self._unread = b""
             if not self._ttft_ms:
                 self._ttft_ms = self._elapsed_ms()
-            if self.client_gone:
+            if self._client_gone:
                 self._drained_bytes += len(data)
                 if self._drained_bytes > self._leaving.bytes_max:
                     raise ClientGone("The answer is too long to be read on without its client.")
@@ -218,18 +219,18 @@ class Exchange:
             if self._meter.last_event_seen:
                 # The official SDK closes the connection when it has read [DONE]: to it the answer is complete.
                 await self._settle(Outcome.COMPLETED)
-            if data and not self.client_gone:
+            if data and not self._client_gone:
                 await self._responder.data(data)
         last = self._responder.last(last + self._meter.finish())
         await self._settle(Outcome.COMPLETED)
-        if not self.client_gone:
+        if not self._client_gone:
             await self._responder.finish(last)
 
     async def _fail(self, error: ProxyError) -> None:
         """The upstream gave no answer, or not a whole one."""
         begun = self._responder.started
         if not begun:
-            self._status = ClientGone.status if self.client_gone else error.status
+            self._status = ClientGone.status if self._client_gone else error.status
         if isinstance(error, ShuttingDown):
             await self._settle(Outcome.SHUTDOWN)
         elif isinstance(error, UpstreamTimeout):
@@ -238,9 +239,9 @@ class Exchange:
             await self._settle(Outcome.TRUNCATED)
         else:
             await self._settle(Outcome.UPSTREAM_ERROR)
-        if isinstance(error, UpstreamError) and not self.client_gone:
+        if isinstance(error, UpstreamError) and not self._client_gone:
             log.warning("request %s: %s", self._call.arrival.id, error)
-        if not begun and not self.client_gone:
+        if not begun and not self._client_gone:
             await self._responder.refuse(error)
         # An answer that has begun stays without its end, so that the client can tell that it is broken.
 
@@ -250,7 +251,7 @@ class Exchange:
             return
         reading = self._meter.reading()
         self._settled = True
-        if self.client_gone:
+        if self._client_gone:
             outcome = Outcome.CLIENT_DISCONNECTED
         elif outcome is Outcome.COMPLETED and (self._status >= 400 or reading.failed):
             outcome = Outcome.UPSTREAM_ERROR
@@ -270,7 +271,7 @@ class Exchange:
         ):
             return False
         if not self._answered:
-            return self.client_gone and self._sent and self._status == ClientGone.status
+            return self._client_gone and self._sent and self._status == ClientGone.status
         if reading.failed and not self._meter.delivered().characters():
             return False
         return reading.understood or outcome is not Outcome.COMPLETED
@@ -292,7 +293,7 @@ class Exchange:
             status=self._status,
             upstream=self._upstream,
             ttft_ms=self._ttft_ms,
-            on_disconnect=("drain" if self.drains else "cancel") if self.client_gone else "",
+            on_disconnect=("drain" if self in self._draining else "cancel") if self._client_gone else "",
             estimator=estimator,
         )
 

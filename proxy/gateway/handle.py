@@ -42,12 +42,12 @@ class Gateway:
         self._admission = admission
         self._router = router
         self._settler = settler
-        self._exchanges: set[Exchange] = set()
+        self._draining: set[Exchange] = set()
 
     @property
     def draining(self) -> int:
         """How many answers are read on although their clients have left."""
-        return sum(exchange.drains for exchange in self._exchanges)
+        return len(self._draining)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrival = Arrival()
@@ -73,8 +73,7 @@ class Gateway:
             await responder.refuse(error)
             return
         upstream = self._router.route(call.model)
-        exchange = Exchange(call, upstream, responder, self._settler, self._leaving, lambda: self.draining)
-        self._exchanges.add(exchange)
+        exchange = Exchange(call, upstream, responder, self._settler, self._leaving, self._draining)
         try:
             await exchange.run(receive)
         except Exception:
@@ -83,7 +82,6 @@ class Gateway:
             if not responder.started:
                 await responder.refuse(ProxyError("This service failed to serve your request.", code="internal_error"))
         finally:
-            self._exchanges.discard(exchange)
             self._admission.release(hold)
 
     async def read_body(self, scope: Scope, receive: Receive) -> bytes:

@@ -19,9 +19,9 @@ _KEY_PATTERN = re.compile(r"[\x21-\x7e]{8,256}")
 _HINT_CHARS = 4
 
 
-def hash_of(secret: str) -> bytes:
+def hash_of(secret: bytes) -> bytes:
     """How a key is stored and looked up."""
-    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
+    return hashlib.sha256(secret).digest()
 
 
 def create_tenant(connection: sqlite3.Connection, tenant_id: str, *, name: str = "", now_ms: int) -> Tenant:
@@ -84,7 +84,7 @@ def create_key(
         key_id,
         tenant_id,
         name,
-        hash_of(secret),
+        hash_of(secret.encode()),
         hint,
         orjson.dumps(list(models)).decode(),
         trusted,

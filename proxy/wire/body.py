@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -34,12 +34,13 @@ _INCLUDE_USAGE = b'"include_usage":true'
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a request's body asks for. `body` is what goes upstream."""
+    """What a request's body asks for. `body` is what goes upstream, `document` what the client's says, parsed."""
 
     body: bytes
     model: str
     streamed: bool
     hides_usage: bool
+    document: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +82,11 @@ def read(raw: bytes, *, usage_on_request: bool) -> Ask:
         options = parsed.get("stream_options")
         if isinstance(options, dict) and options.get("include_usage") is True:
             plainly = len(options) == raw.count(b"include_usage") == 1 and not escaped
-            return Ask(raw if plainly else _force_usage(raw, parsed), model, streamed=True, hides_usage=False)
-        return Ask(_force_usage(raw, parsed), model, streamed=True, hides_usage=True)
-    return Ask(raw, model, streamed=bool(streamed), hides_usage=False)
+            return Ask(
+                raw if plainly else _force_usage(raw, parsed), model, streamed=True, hides_usage=False, document=parsed
+            )
+        return Ask(_force_usage(raw, parsed), model, streamed=True, hides_usage=True, document=parsed)
+    return Ask(raw, model, streamed=bool(streamed), hides_usage=False, document=parsed)
 
 
 def _refuse_ambiguous(raw: bytes, parsed: dict[str, Any], *, escaped: bool) -> None:

@@ -38,7 +38,8 @@ class Splitter:
 
     def feed(self, data: bytes) -> list[Piece]:
         """The pieces that `data` completes."""
-        if self.skip(data) and data.find(b"\n\n") + 2 == len(data) <= self._event_bytes_max:
+        held = self._held or self._owes_lf
+        if not held and b"\r" not in data and 1 < data.find(b"\n\n") + 2 == len(data) <= self._event_bytes_max:
             return [(data, True)]  # one event by itself, as most upstreams send them
         pieces: list[Piece] = []
         if not data:
@@ -69,12 +70,6 @@ class Splitter:
         else:
             self._owes_lf = data.endswith(b"\r")
         return pieces
-
-    def skip(self, data: bytes) -> bool:
-        """Take `data` without looking for its events, if that is safe: whole events, with nothing held before."""
-        if self._held or self._owes_lf or b"\r" in data:
-            return False
-        return data.endswith(b"\n\n") and not data.endswith(b"\n\n\n")
 
     def flush(self) -> list[Piece]:
         """What is left at the end of the stream: a last event without its blank line counts as one."""

@@ -27,7 +27,7 @@ def stored(tollgate: Command, key_id: str) -> Key:
 
 def caller_of(tollgate: Command, secret: str) -> Any:
     with closing(tollgate.database.connect()) as connection:
-        return connection.execute(queries.CALLER, (tenants.hash_of(secret),)).fetchone()
+        return connection.execute(queries.CALLER, (tenants.hash_of(secret.encode()),)).fetchone()
 
 
 def test_a_key_is_stored_as_its_hash_and_its_secret_nowhere(tollgate: Command) -> None:
@@ -37,7 +37,7 @@ def test_a_key_is_stored_as_its_hash_and_its_secret_nowhere(tollgate: Command) -
     assert list(made)[:3] == ["id", "tenant_id", "key"]
     assert caller_of(tollgate, secret)[:2] == (made["id"], "acme")
     on_disk = tollgate.bytes_on_disk()
-    assert tenants.hash_of(secret) in on_disk
+    assert tenants.hash_of(secret.encode()) in on_disk
     assert secret.encode() not in on_disk
     assert secret.removeprefix("tg_").encode() not in on_disk
 

@@ -103,7 +103,7 @@ def test_each_leaves_one_event_with_the_right_outcome_and_numbers(tmp_path: Path
 
 def has_left(gateway: Gateway, head: bytes) -> bool:
     """Whether the proxy has noticed that the client of this request is gone."""
-    gone = [one._call.headers for one in tuple(gateway._exchanges) if one.client_gone]
+    gone = [one._call.headers for one in tuple(gateway._draining)]
     return any(b"x-number: %b\r\n" % dict(headers)[b"x-number"] in head for headers in gone)
 
 

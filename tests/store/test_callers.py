@@ -49,24 +49,24 @@ def key(connection: sqlite3.Connection) -> tuple[str, bytes]:
     """The id of a key of the tenant acme, and the hash of its secret."""
     create_tenant(connection, "acme", now_ms=NOW)
     made, secret = create_key(connection, "acme", now_ms=NOW)
-    return made.id, hash_of(secret)
+    return made.id, hash_of(secret.encode())
 
 
 async def test_a_caller_has_all_that_admission_needs(connection: sqlite3.Connection, directory: Callers) -> None:
     create_tenant(connection, "acme", now_ms=NOW)
     made, secret = create_key(connection, "acme", models=("a", "b"), trusted=True, expires_ms=NOW + 5, now_ms=NOW)
     expected = Caller(made.id, "acme", True, frozenset({"a", "b"}), True, NOW + 5)
-    assert await directory.find(hash_of(secret)) == expected
-    assert await directory.find(hash_of(secret)) == expected
+    assert await directory.find(hash_of(secret.encode())) == expected
+    assert await directory.find(hash_of(secret.encode())) == expected
 
 
 async def test_a_new_key_works_at_once_also_after_it_was_tried_in_vain(
     connection: sqlite3.Connection, directory: Callers
 ) -> None:
     create_tenant(connection, "acme", now_ms=NOW)
-    assert await directory.find(hash_of("ak_user1_abc123")) is None
+    assert await directory.find(hash_of(b"ak_user1_abc123")) is None
     create_key(connection, "acme", secret="ak_user1_abc123", now_ms=NOW)
-    found = await directory.find(hash_of("ak_user1_abc123"))
+    found = await directory.find(hash_of(b"ak_user1_abc123"))
     assert found is not None
     assert found.subject == "acme"
 
@@ -96,7 +96,7 @@ async def test_a_rotation_holds_within_half_a_second(
 ) -> None:
     await directory.find(key[1])
     _, secret = tenants.rotate_key(connection, key[0], overlap_ms=60, now_ms=NOW)
-    assert await directory.find(hash_of(secret)) is not None
+    assert await directory.find(hash_of(secret.encode())) is not None
     clock.now += STALE_S
     old = await directory.find(key[1])
     assert old is not None
@@ -135,7 +135,7 @@ async def test_what_is_remembered_has_a_bound(
 ) -> None:
     monkeypatch.setattr(callers, "_REMEMBERED_MAX", 3)
     create_tenant(connection, "acme", now_ms=NOW)
-    hashes = [hash_of(create_key(connection, "acme", now_ms=NOW)[1]) for _ in range(5)]
+    hashes = [hash_of(create_key(connection, "acme", now_ms=NOW)[1].encode()) for _ in range(5)]
     for key_hash in hashes * 2:
         assert await directory.find(key_hash) is not None
         assert len(directory._remembered) <= 3

@@ -22,7 +22,7 @@ def acme(connection: sqlite3.Connection) -> Tenant:
 
 
 def finds(connection: sqlite3.Connection, secret: str) -> bool:
-    return connection.execute(queries.CALLER, (hash_of(secret),)).fetchone() is not None
+    return connection.execute(queries.CALLER, (hash_of(secret.encode()),)).fetchone() is not None
 
 
 def test_a_tenant_is_as_it_was_made(connection: sqlite3.Connection, acme: Tenant) -> None:
@@ -131,7 +131,7 @@ def test_a_secret_is_stored_nowhere(database: Database, connection: sqlite3.Conn
 
     for when in ("in the write-ahead log", "after a checkpoint"):
         for secret in (brought, made, rotated):
-            assert hash_of(secret) in stored(), when
+            assert hash_of(secret.encode()) in stored(), when
             assert secret.encode() not in stored(), when
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 

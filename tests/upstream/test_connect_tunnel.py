@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import ssl
 import time
-from pathlib import Path
 
 import pytest
 import trustme
@@ -16,18 +15,6 @@ from tests.scripted import Peer, Script, ScriptedUpstream, answers
 from tests.upstream.asking import ask, pool_for
 
 UPSTREAM = "https://api.test/v1"
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
-    path: Path = tmp_path_factory.mktemp("tls") / "ca.pem"
-    authority.cert_pem.write_to_path(str(path))
-    return str(path)
 
 
 @pytest.fixture(autouse=True)

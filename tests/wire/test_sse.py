@@ -162,17 +162,6 @@ def test_an_event_passes_as_soon_as_a_cr_ends_it() -> None:
     assert splitter.feed(b"\ndata: y\n\n") == [LATE_LF, (b"data: y\n\n", True)]
 
 
-@given(cut_streams())
-def test_what_may_be_skipped_leaves_nothing_behind(chunks: list[bytes]) -> None:
-    skipping, pieces = Splitter(BOUND), []
-    for chunk in chunks:
-        if skipping.skip(chunk):
-            pieces += [piece for piece in Splitter(BOUND).feed(chunk) if piece[1]]
-        else:
-            pieces += skipping.feed(chunk)
-    assert whole_events(pieces + skipping.flush()) == whole_events(split(chunks))
-
-
 def test_a_million_empty_events_are_split_in_one_pass() -> None:
     stream = b"\n" * 2_000_000
     assert split([stream]) == [(b"\n\n", True)] * 1_000_000
