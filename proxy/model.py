@@ -29,15 +29,23 @@ class UsageSource(StrEnum):
 
 
 class EventState(StrEnum):
-    """Where an event stands on its way to the sink.
-
-    pending ──▶ accepted          the sink answered 2xx
-    pending ──▶ dead              the sink refused it for good
-    """
+    """Where an event stands on its way to the sink. `MOVES` says what leads from one state to the next."""
 
     PENDING = "pending"
     ACCEPTED = "accepted"
     DEAD = "dead"
+    DISCARDED = "discarded"
+
+
+#: Every move that an event can make, and what makes it. There is no other, and no event is ever deleted.
+MOVES = {
+    (EventState.PENDING, EventState.ACCEPTED): "the sink answered 2xx",
+    (EventState.PENDING, EventState.DEAD): "the sink refused it for good",
+    (EventState.DEAD, EventState.PENDING): "tollgate events replay",
+    (EventState.DEAD, EventState.DISCARDED): "tollgate events discard",
+    (EventState.DISCARDED, EventState.PENDING): "tollgate events replay, by its id",
+    (EventState.ACCEPTED, EventState.PENDING): "tollgate reconcile --repair: the receiver does not have it",
+}
 
 
 @dataclass(frozen=True, slots=True)

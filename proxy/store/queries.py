@@ -85,6 +85,7 @@ EVENTS_IN_STATE = {
         (EventState.PENDING, "INDEXED BY events_pending"),
         (EventState.ACCEPTED, ""),
         (EventState.DEAD, "INDEXED BY events_dead"),
+        (EventState.DISCARDED, ""),
     )
 }
 

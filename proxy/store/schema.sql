@@ -4,7 +4,8 @@ CREATE TABLE tenants (
     id         TEXT PRIMARY KEY,
     name       TEXT NOT NULL,
     status     TEXT NOT NULL CHECK (status IN ('active', 'disabled')),
-    created_ms INTEGER NOT NULL
+    created_ms INTEGER NOT NULL,
+    upstream_key TEXT NOT NULL DEFAULT ''  -- where its own upstream key is found: env:NAME or file:PATH
 );
 
 -- A key is stored as its SHA-256. Keys are random, so that nothing slower is needed.
@@ -68,7 +69,8 @@ CREATE TABLE events (
     state           TEXT NOT NULL,         -- proxy.model.EventState
     attempts        INTEGER NOT NULL DEFAULT 0,
     error           TEXT NOT NULL DEFAULT '',
-    delivered_ms    INTEGER
+    delivered_ms    INTEGER,
+    reason          TEXT NOT NULL DEFAULT '' -- why it was discarded
 );
 -- By state and then, as every index, by seq. The state is constant in them; without it counting would read every row.
 CREATE INDEX events_pending ON events (state) WHERE state = 'pending';
@@ -119,3 +121,10 @@ CREATE TABLE idempotent (
     PRIMARY KEY (subject, response_id)
 ) WITHOUT ROWID;
 CREATE INDEX idempotent_by_time ON idempotent (time_ms);
+
+-- What a tenant has made upstream, with an account that all share: responses and conversations, by the upstream's ids.
+CREATE TABLE owned (
+    id      TEXT PRIMARY KEY,
+    subject TEXT NOT NULL,
+    time_ms INTEGER NOT NULL
+) WITHOUT ROWID;

@@ -22,9 +22,10 @@ from tests.store.conftest import BUSY_MS
 
 
 def schema(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
-    """The objects of a file, whitespace and comments aside."""
+    """The objects of a file, whitespace and comments aside (what ALTER TABLE adds is laid out otherwise)."""
     rows = connection.execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY type, name")
-    return [(kind, name, " ".join(re.sub(r"--.*", "", sql).split())) for kind, name, sql in rows]
+    bare = [(kind, name, re.sub(r"--.*", "", sql)) for kind, name, sql in rows]
+    return [(kind, name, re.sub(r"\s*([(),])\s*|\s+", r"\1 ", sql).strip()) for kind, name, sql in bare]
 
 
 def pragma(connection: sqlite3.Connection, name: str) -> object:
@@ -153,7 +154,7 @@ def test_a_relative_path_begins_at_the_working_folder(tmp_path: Path, monkeypatc
 
 def test_what_was_written_survives_a_new_start(database: Database) -> None:
     with database.transaction() as connection:
-        connection.execute("INSERT INTO tenants VALUES ('a', 'A', 'active', 1)")
+        connection.execute("INSERT INTO tenants (id, name, status, created_ms) VALUES ('a', 'A', 'active', 1)")
     Database(f"sqlite:///{database.path}").create()
     with closing(database.connect(read_only=True)) as connection:
         assert connection.execute("SELECT * FROM tenants").fetchall() == [("a", "A", "active", 1)]
@@ -175,7 +176,7 @@ def test_a_reading_connection_cannot_write(database: Database) -> None:
 
 def test_the_files_are_nobody_elses_to_read(database: Database, connection: sqlite3.Connection) -> None:
     with begin(connection):
-        connection.execute("INSERT INTO tenants VALUES ('a', 'A', 'active', 1)")
+        connection.execute("INSERT INTO tenants (id, name, status, created_ms) VALUES ('a', 'A', 'active', 1)")
     found = [*database.path.parent.iterdir()]
     assert len(found) == 3
     assert {stat.S_IMODE(path.stat().st_mode) for path in found} == {0o600}
@@ -192,7 +193,9 @@ def test_a_connection_never_makes_a_file(tmp_path: Path) -> None:
 
 def test_a_transaction_is_undone_on_an_exception(database: Database) -> None:
     with pytest.raises(sqlite3.IntegrityError), database.transaction() as connection:
-        connection.executemany("INSERT INTO tenants VALUES (?, 'A', 'active', 1)", [("a",), ("a",)])
+        connection.executemany(
+            "INSERT INTO tenants (id, name, status, created_ms) VALUES (?, 'A', 'active', 1)", [("a",), ("a",)]
+        )
     with closing(database.connect()) as connection:
         assert connection.execute("SELECT * FROM tenants").fetchall() == []
 
@@ -207,9 +210,11 @@ def test_a_commit_that_fails_is_undone(connection: sqlite3.Connection) -> None:
 
 def test_a_savepoint_is_undone_alone(connection: sqlite3.Connection) -> None:
     with begin(connection):
-        connection.execute("INSERT INTO tenants VALUES ('a', 'A', 'active', 1)")
+        connection.execute("INSERT INTO tenants (id, name, status, created_ms) VALUES ('a', 'A', 'active', 1)")
         with pytest.raises(sqlite3.IntegrityError), savepoint(connection):
-            connection.executemany("INSERT INTO tenants VALUES (?, 'B', 'active', 1)", [("b",), ("a",)])
+            connection.executemany(
+                "INSERT INTO tenants (id, name, status, created_ms) VALUES (?, 'B', 'active', 1)", [("b",), ("a",)]
+            )
     assert connection.execute("SELECT id FROM tenants").fetchall() == [("a",)]
 
 
