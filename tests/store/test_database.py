@@ -21,6 +21,9 @@ from proxy.store.database import Database, Link, begin, migrate, migrations, sav
 from tests.store.conftest import BUSY_MS
 
 
+INSERT = "INSERT INTO tenants (id, name, status, created_ms) VALUES "
+
+
 def schema(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
     """The objects of a file, whitespace and comments aside (what ALTER TABLE adds is laid out otherwise)."""
     rows = connection.execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY type, name")
@@ -154,10 +157,10 @@ def test_a_relative_path_begins_at_the_working_folder(tmp_path: Path, monkeypatc
 
 def test_what_was_written_survives_a_new_start(database: Database) -> None:
     with database.transaction() as connection:
-        connection.execute("INSERT INTO tenants (id, name, status, created_ms) VALUES ('a', 'A', 'active', 1)")
+        connection.execute(INSERT + "('a', 'A', 'active', 1)")
     Database(f"sqlite:///{database.path}").create()
     with closing(database.connect(read_only=True)) as connection:
-        assert connection.execute("SELECT * FROM tenants").fetchall() == [("a", "A", "active", 1)]
+        assert connection.execute("SELECT * FROM tenants").fetchall() == [("a", "A", "active", 1, "")]
 
 
 def test_commits_are_on_disk_when_they_return(connection: sqlite3.Connection) -> None:
@@ -176,7 +179,7 @@ def test_a_reading_connection_cannot_write(database: Database) -> None:
 
 def test_the_files_are_nobody_elses_to_read(database: Database, connection: sqlite3.Connection) -> None:
     with begin(connection):
-        connection.execute("INSERT INTO tenants (id, name, status, created_ms) VALUES ('a', 'A', 'active', 1)")
+        connection.execute(INSERT + "('a', 'A', 'active', 1)")
     found = [*database.path.parent.iterdir()]
     assert len(found) == 3
     assert {stat.S_IMODE(path.stat().st_mode) for path in found} == {0o600}
@@ -193,9 +196,7 @@ def test_a_connection_never_makes_a_file(tmp_path: Path) -> None:
 
 def test_a_transaction_is_undone_on_an_exception(database: Database) -> None:
     with pytest.raises(sqlite3.IntegrityError), database.transaction() as connection:
-        connection.executemany(
-            "INSERT INTO tenants (id, name, status, created_ms) VALUES (?, 'A', 'active', 1)", [("a",), ("a",)]
-        )
+        connection.executemany(INSERT + "(?, 'A', 'active', 1)", [("a",), ("a",)])
     with closing(database.connect()) as connection:
         assert connection.execute("SELECT * FROM tenants").fetchall() == []
 
@@ -210,11 +211,9 @@ def test_a_commit_that_fails_is_undone(connection: sqlite3.Connection) -> None:
 
 def test_a_savepoint_is_undone_alone(connection: sqlite3.Connection) -> None:
     with begin(connection):
-        connection.execute("INSERT INTO tenants (id, name, status, created_ms) VALUES ('a', 'A', 'active', 1)")
+        connection.execute(INSERT + "('a', 'A', 'active', 1)")
         with pytest.raises(sqlite3.IntegrityError), savepoint(connection):
-            connection.executemany(
-                "INSERT INTO tenants (id, name, status, created_ms) VALUES (?, 'B', 'active', 1)", [("b",), ("a",)]
-            )
+            connection.executemany(INSERT + "(?, 'B', 'active', 1)", [("b",), ("a",)])
     assert connection.execute("SELECT id FROM tenants").fetchall() == [("a",)]
 
 
