@@ -20,7 +20,6 @@ from proxy.errors import ConfigurationError
 from proxy.store.database import Database, Link, begin, migrate, migrations, savepoint
 from tests.store.conftest import BUSY_MS
 
-
 INSERT = "INSERT INTO tenants (id, name, status, created_ms) VALUES "
 
 
