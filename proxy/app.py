@@ -16,11 +16,13 @@ from proxy.gateway.admit import Admission
 from proxy.gateway.auth import Authenticator
 from proxy.gateway.followup import Followup
 from proxy.gateway.handle import Gateway
+from proxy.gateway.rescue import Rescue
 from proxy.gateway.settle import Settler
 from proxy.settings import Settings, load
 from proxy.store.callers import Callers
 from proxy.store.commit import GroupCommit
 from proxy.store.database import Database
+from proxy.store.holds import Holds
 from proxy.store.outbox import Outbox
 from proxy.store.tenants import create_key, create_tenant, has_tenants, keys, revoke_key
 from proxy.upstream.connect import Origin
@@ -62,7 +64,8 @@ class App:
         self._routes = Routes(settings.server.allow_routes)
         self.commit = GroupCommit(self.database)
         self._callers = Callers(self.database)
-        self.admission = Admission(self.commit)
+        self._holds = Holds(self.database.path)
+        self.admission = Admission(self.commit, self._holds)
         self._sink = sink_for(settings.sink)
         self._outbox = Outbox(self.database, self.commit, _now_ms)
         self._relay = None if self._sink is None else Relay(self._outbox, self._sink, settings.sink)
@@ -95,6 +98,9 @@ class App:
         self.commit.start()
         self._running.push_async_callback(self.commit.stop)
         self._running.callback(self._callers.close)
+        rescue = Rescue(self._holds, self.commit, self._wake_relay)
+        rescue.start()
+        self._running.push_async_callback(rescue.stop)
         if self._sink is not None and self._relay is not None:
             self._running.callback(self._outbox.close)
             self._running.push_async_callback(self._sink.close)

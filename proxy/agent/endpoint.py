@@ -10,6 +10,9 @@ from proxy.errors import MethodNotAllowed, ProxyError
 from proxy.gateway.call import Arrival, Call
 from proxy.gateway.handle import Gateway
 from proxy.gateway.respond import Passthrough
+from proxy.wire.endpoints import CHAT_COMPLETIONS
+from proxy.wire.prompt import input_tokens
+from proxy.wire.tokens import BY_BYTES
 
 #: The endpoints, by path.
 ENDPOINTS: dict[str, type[ask.Generate | ask.Summarize | ask.Analyze]] = {
@@ -51,6 +54,7 @@ class Agent:
             body=ask.completion(asked, model=model, token_limit_field=self._token_limit_field),
             model=model,
             streamed=asked.stream,
+            input_tokens=input_tokens(CHAT_COMPLETIONS.name, {"messages": asked.messages()}, BY_BYTES),
         )
         shape = StreamedAnswer if asked.stream else PlainAnswer
         await self._gateway.serve(call, shape(send, arrival.id), receive)

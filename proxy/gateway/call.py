@@ -15,6 +15,8 @@ from proxy.model import Caller
 from proxy.wire import body
 from proxy.wire.endpoints import CHAT_COMPLETIONS, Body, Counts, Endpoint
 from proxy.wire.form import read_form
+from proxy.wire.prompt import input_tokens
+from proxy.wire.tokens import BY_BYTES
 
 _VERSION_PREFIX = len(b"/v1")
 
@@ -41,7 +43,7 @@ class Call:
     `endpoint` is what the event calls the route; it may differ from the target (the agent layer's does).
     A call that is not `metered` leaves no event. `rule` is the route that is asked upstream, and `request` what its
     body says, where that is charged by other units than tokens. Where `hides_usage`, the body was made to ask for
-    usage, and `own_body` is the client's.
+    usage, and `own_body` is the client's. `input_tokens` is a first estimate of what the request itself takes.
     """
 
     arrival: Arrival
@@ -58,6 +60,7 @@ class Call:
     own_body: bytes = b""
     rule: Endpoint = CHAT_COMPLETIONS
     request: Mapping[str, Any] = field(default_factory=dict)
+    input_tokens: int = 0
 
 
 def call_of(scope: Scope, arrival: Arrival, caller: Caller, rule: Endpoint, raw: bytes) -> Call:
@@ -100,4 +103,5 @@ def call_of(scope: Scope, arrival: Arrival, caller: Caller, rule: Endpoint, raw:
         streamed=ask.streamed,
         hides_usage=ask.hides_usage,
         request={} if rule.counts is Counts.TOKENS else ask.document,
+        input_tokens=input_tokens(rule.name, ask.document, BY_BYTES),
     )

@@ -20,6 +20,7 @@ from proxy.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
+from proxy.gateway.admit import Hold
 from proxy.gateway.call import Call
 from proxy.gateway.estimate import estimate
 from proxy.gateway.meter import Blind, Meter, Reading, meter_for
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 
 #: Of an error answer, what is searched for the reason.
 _ERROR_BYTES_MAX = 64 * 1024
+
+_PROGRESS_S = 0.25
 
 _UNTRUE_WHEN_REWRITTEN = frozenset({b"content-length", b"content-encoding"})
 
@@ -80,8 +83,10 @@ class Exchange:
         settler: Settler,
         leaving: Leaving,
         draining: set[Exchange],
+        hold: Hold,
     ) -> None:
         self._call = call
+        self._hold = hold
         self._upstream = upstream
         self._responder = responder
         self._settler = settler
@@ -91,6 +96,7 @@ class Exchange:
         self._hides_usage = call.hides_usage
         self._status = ClientGone.status
         self._ttft_ms = 0
+        self._noted = call.arrival.monotonic
         self._sent = False  # the upstream may have received the request
         self._answered = False  # and has begun to answer it with success
         self._unread = b""
@@ -162,7 +168,13 @@ class Exchange:
         headers = header.for_upstream(call.headers, identity=self._hides_usage) + self._upstream.credentials
         length = None if body is None else len(body)
         return await self._upstream.pool.send(
-            call.method, call.target, headers, body or b"", length=length, begin=self._begin
+            call.method,
+            call.target,
+            headers,
+            body or b"",
+            length=length,
+            tenant=call.caller.subject,
+            begin=self._begin,
         )
 
     async def _beginning(self, answer: Answer) -> bytes:
@@ -187,6 +199,7 @@ class Exchange:
             raise ClientGone("The client left before its request was sent to the upstream.")
         self._connection = connection
         self._sent = True
+        self._hold.progress()
 
     async def _show(self, answer: Answer) -> None:
         """Pass the answer on as it comes. Its last bytes, and the last event of a stream, wait for the settlement."""
@@ -213,6 +226,7 @@ class Exchange:
                 if self._drained_bytes > self._leaving.bytes_max:
                     raise ClientGone("The answer is too long to be read on without its client.")
             data = self._meter.feed(data)
+            self._note_progress()
             if answer.at_end:
                 last = data
                 break
@@ -225,6 +239,13 @@ class Exchange:
         await self._settle(Outcome.COMPLETED)
         if not self._client_gone:
             await self._responder.finish(last)
+
+    def _note_progress(self) -> None:
+        """Now and then, note how much has come, for the case that this process is killed in the middle of it."""
+        now = time.monotonic()
+        if now - self._noted > _PROGRESS_S:
+            self._noted = now
+            self._hold.progress(self._meter.delivered().streamed())
 
     async def _fail(self, error: ProxyError) -> None:
         """The upstream gave no answer, or not a whole one."""
@@ -288,10 +309,10 @@ class Exchange:
     async def _record(self, outcome: Outcome, reading: Reading, estimator: str = "") -> None:
         await self._settler.settle(
             self._call,
+            self._hold.known,
             outcome,
             reading,
             status=self._status,
-            upstream=self._upstream,
             ttft_ms=self._ttft_ms,
             on_disconnect=("drain" if self in self._draining else "cancel") if self._client_gone else "",
             estimator=estimator,

@@ -13,7 +13,7 @@ from proxy.gateway.auth import Authenticator
 from proxy.gateway.call import Arrival, Call, call_of
 from proxy.gateway.forward import Exchange, Leaving
 from proxy.gateway.respond import Passthrough, Responder
-from proxy.gateway.settle import Settler
+from proxy.gateway.settle import Settler, known_of
 from proxy.model import Caller
 from proxy.settings import Settings
 from proxy.upstream.route import Router
@@ -67,13 +67,13 @@ class Gateway:
 
     async def serve(self, call: Call, responder: Responder, receive: Receive) -> None:
         """Admit a call, forward and meter it, and settle it before its last bytes go out."""
+        upstream = self._router.route(call.model)
         try:
-            hold = self._admission.reserve(call)
+            hold = self._admission.reserve(call, known_of(call, upstream))
         except ProxyError as error:
             await responder.refuse(error)
             return
-        upstream = self._router.route(call.model)
-        exchange = Exchange(call, upstream, responder, self._settler, self._leaving, self._draining)
+        exchange = Exchange(call, upstream, responder, self._settler, self._leaving, self._draining, hold)
         try:
             await exchange.run(receive)
         except Exception:

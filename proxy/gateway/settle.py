@@ -7,17 +7,19 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import replace
 from functools import partial
 from typing import Protocol, TextIO
 
-import orjson
-
+from proxy.errors import ProxyError
 from proxy.gateway.call import Call
 from proxy.gateway.meter import Reading
-from proxy.model import Outcome, Settlement
+from proxy.model import Outcome, Settlement, Usage, UsageSource
+from proxy.store.written import write
 from proxy.upstream.route import Upstream
 from proxy.wire import headers as header
+from proxy.wire.endpoints import Counts
+from proxy.wire.tokens import BY_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,30 @@ class Ledger(Protocol):
 
     def record_once(self, settlement: Settlement) -> asyncio.Future[None]:
         """The same, unless the upstream gave the same response before, to a repeated request."""
+
+
+def known_of(call: Call, upstream: Upstream) -> Settlement:
+    """How a call is settled by what is known of it at its admission: as one that this process did not see end."""
+    is_counted = call.rule.counts is Counts.TOKENS
+    return Settlement(
+        id=call.arrival.id,
+        subject=call.caller.subject,
+        key_id=call.caller.key_id,
+        time_ms=call.arrival.time_ms,
+        endpoint=call.endpoint,
+        requested_model=call.model,
+        model=call.model,
+        provider=upstream.provider,
+        streamed=call.streamed,
+        status=ProxyError.status,
+        outcome=Outcome.INTERRUPTED,
+        usage=Usage(uncached_input=call.input_tokens),
+        usage_source=UsageSource.ESTIMATED if is_counted else UsageSource.NONE,
+        duration_ms=0,
+        ttft_ms=0,
+        upstream=upstream.name,
+        estimator=BY_BYTES.name if is_counted else "",
+    )
 
 
 class Settler:
@@ -51,38 +77,29 @@ class Settler:
     async def settle(
         self,
         call: Call,
+        known: Settlement,
         outcome: Outcome,
         reading: Reading,
         *,
         status: int,
-        upstream: Upstream,
         ttft_ms: int,
         on_disconnect: str = "",
         estimator: str = "",
     ) -> None:
-        """Record how `call` ended; returns when the record is on disk.
+        """Record how `call` ended, of which `known` was known before; returns when the record is on disk.
 
         Where the ledger fails, the settlement goes to standard error as one JSON line: the request is answered
         already or nearly so, and must be neither lost nor refused. Cancelling the caller does not cancel the record.
         """
-        arrival = call.arrival
-        settlement = Settlement(
-            id=arrival.id,
-            subject=call.caller.subject,
-            key_id=call.caller.key_id,
-            time_ms=arrival.time_ms,
-            endpoint=call.endpoint,
-            requested_model=call.model,
+        settlement = replace(
+            known,
             model=reading.model or call.model,
-            provider=upstream.provider,
-            streamed=call.streamed,
             status=status,
             outcome=outcome,
             usage=reading.usage,
             usage_source=reading.usage_source,
-            duration_ms=round((time.monotonic() - arrival.monotonic) * 1000),
+            duration_ms=round((time.monotonic() - call.arrival.monotonic) * 1000),
             ttft_ms=ttft_ms,
-            upstream=upstream.name,
             usage_path=reading.usage_path,
             response_id=reading.response_id,
             on_disconnect=on_disconnect,
@@ -105,5 +122,4 @@ class Settler:
             self._recorded()
             return
         log.error("the ledger refused event %s, which follows as a JSON line: %s", settlement.id, error)
-        line = orjson.dumps({"tollgate_settlement": asdict(settlement)}).decode()
-        print(line, file=self._stderr or sys.stderr, flush=True)
+        print(f'{{"tollgate_settlement":{write(settlement).decode()}}}', file=self._stderr or sys.stderr, flush=True)

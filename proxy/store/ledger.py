@@ -79,6 +79,15 @@ def record_once(connection: sqlite3.Connection, settlement: Settlement) -> None:
         record(connection, [settlement])
 
 
+def record_unsettled(connection: sqlite3.Connection, settlements: Sequence[Settlement]) -> int:
+    """Record those that are not settled yet, and do not wait for a background response either. Returns how many."""
+    unsettled = [
+        one for one in settlements if connection.execute(queries.IS_KNOWN, (one.id, one.id)).fetchone() is None
+    ]
+    record(connection, unsettled)
+    return len(unsettled)
+
+
 def probe(connection: sqlite3.Connection) -> None:
     """Write as much as a large batch would, and take it back. Raises `sqlite3.Error` where that is impossible."""
     with begin(connection):

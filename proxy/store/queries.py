@@ -22,6 +22,9 @@ INSERT_EVENT = f"""
     INSERT INTO events ({_EVENT_COLUMNS}, state) VALUES ({", ".join("?" * _EVENT_COLUMN_COUNT)}, 'pending')
 """
 
+# Whether a request is settled, or is going to be when its background response has ended.
+IS_KNOWN = "SELECT 1 FROM events WHERE id = ? UNION ALL SELECT 1 FROM followups WHERE id = ?"
+
 # Add the sums of a batch of settlements to one rollup.
 ADD_TO_ROLLUP = f"""
     INSERT INTO rollups (subject, hour, model, endpoint, key_id, usage_source, {", ".join(_AMOUNTS)})

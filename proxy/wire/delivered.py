@@ -117,6 +117,10 @@ class Delivered:
     def characters(self) -> int:
         """How much text there is, to decide where to count it."""
         self._settle()
+        return self.streamed()
+
+    def streamed(self) -> int:
+        """How many characters have come in deltas so far."""
         return sum(buffer.tell() for buffer in self._buffers.values())
 
     def _settle(self) -> None:

@@ -47,6 +47,9 @@ class ByBytes:
         return (_bytes_of(text) + 3) // 4
 
 
+BY_BYTES = ByBytes()
+
+
 class ByVocabulary:
     """Byte pairs, as the model itself counts them. A text that spells a special token is counted as text."""
 
@@ -86,7 +89,7 @@ def _bytes_of(text: str) -> int:
 def _named(name: str) -> Tokenizer:
     # Two threads may both come here at first: loading again gives what is loaded already.
     vocabulary = load(name)
-    return ByBytes() if vocabulary is None else ByVocabulary(name, vocabulary)
+    return BY_BYTES if vocabulary is None else ByVocabulary(name, vocabulary)
 
 
 def load(name: str) -> Vocabulary | None:

@@ -8,7 +8,7 @@ import orjson
 
 from proxy.gateway.call import Arrival, Call
 from proxy.gateway.meter import Reading
-from proxy.gateway.settle import Settler
+from proxy.gateway.settle import Settler, known_of
 from proxy.model import Caller, Outcome, Settlement, Usage, UsageSource
 from proxy.upstream.connect import Origin
 from proxy.upstream.pool import Pool
@@ -45,7 +45,9 @@ def call() -> Call:
 
 
 def settle(settler: Settler, reading: Reading = READING) -> asyncio.Task[None]:
-    settled = settler.settle(call(), Outcome.COMPLETED, reading, status=200, upstream=UPSTREAM, ttft_ms=3)
+    asked = call()
+    known = known_of(asked, UPSTREAM)
+    settled = settler.settle(asked, known, Outcome.COMPLETED, reading, status=200, ttft_ms=3)
     return asyncio.ensure_future(settled)
 
 
