@@ -1,6 +1,7 @@
 # make run     start the proxy on http://127.0.0.1:8000
 # make test    run the tests
 # make check   lint and types
+# make crash   kill -9 it 300 times under load, and compare what clients, upstream and receiver have (ten minutes)
 # make lock    renew the locked dependencies after a change of pyproject.toml
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -9,7 +10,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
-.PHONY: run test check lock clean
+.PHONY: run test check crash lock clean
 
 run: .venv/installed
 	@exec $(BIN)/tollgate serve
@@ -19,6 +20,9 @@ test: .venv/installed-dev
 
 check: .venv/installed-dev
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+
+crash: .venv/installed-dev
+	@$(BIN)/python -m tests.crash
 
 lock: .venv/installed-dev
 	@$(PIP) uv
