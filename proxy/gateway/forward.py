@@ -23,6 +23,7 @@ from proxy.errors import (
 from proxy.gateway.admit import Hold
 from proxy.gateway.call import Call
 from proxy.gateway.estimate import estimate
+from proxy.gateway.mask import Mask
 from proxy.gateway.meter import Blind, Meter, Reading, meter_for
 from proxy.gateway.respond import Responder
 from proxy.gateway.settle import Settler
@@ -213,9 +214,14 @@ class Exchange:
                 endpoint=self._call.rule,
                 request=self._call.request,
             )
-        without = _UNTRUE_WHEN_REWRITTEN if self._meter.rewrites else frozenset()
+        headers = header.for_client(
+            answer.headers, without=_UNTRUE_WHEN_REWRITTEN if self._meter.rewrites else frozenset()
+        )
+        if answer.status >= 400:
+            self._meter = mask = Mask(self._upstream.credentials)
+            headers = mask.headers(headers)
         if not self._client_gone:
-            await self._responder.start(answer.status, header.for_client(answer.headers, without=without))
+            await self._responder.start(answer.status, headers)
         last = b""
         while data := self._unread or await answer.read():
             self._unread = b""

@@ -168,16 +168,21 @@ KINDS = {
 }
 
 
-async def ask(port: int, key: str, kind: Kind, number: int, *, leaves_after_bytes: int | None = None) -> bytes:
-    """One request on a connection of its own, and what came of it until the server closed, or the client left."""
+def request_of(key: str, kind: Kind, number: int, headers: str = "") -> bytes:
+    """The bytes of one request; `headers` are more of them."""
     body = json.dumps({"model": f"m-{number}", **kind.body}).encode()
     head = f"POST {kind.path} HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\n"
+    return f"{head}{headers}content-length: {len(body)}\r\n\r\n".encode() + body
+
+
+async def ask(port: int, key: str, kind: Kind, number: int, *, leaves_after_bytes: int | None = None) -> bytes:
+    """One request on a connection of its own, and what came of it until the server closed, or the client left."""
     answer = b""
     writer = None
     try:
         async with asyncio.timeout(BOUND_S):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(f"{head}connection: close\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+            writer.write(request_of(key, kind, number, "connection: close\r\n"))
             while data := await reader.read(65536):
                 answer += data
                 if leaves_after_bytes is not None and len(answer) > leaves_after_bytes:
