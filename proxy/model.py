@@ -103,12 +103,16 @@ SUBJECT_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """Who is billed. Its id is the subject of its events."""
+    """Who is billed. Its id is the subject of its events.
+
+    `upstream_key` says where its own upstream key is found (`env:NAME`, `file:PATH`); empty: it shares the service's.
+    """
 
     id: str
     name: str
     status: Literal["active", "disabled"]
     created_ms: int
+    upstream_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,8 @@ class Caller:
     """The authenticated key of a tenant, with all that admission needs to know of both.
 
     `subject` is whose usage it is: the tenant, unless a trusted key named another (`X-Tollgate-Subject`).
-    An empty `models` allows every model.
+    An empty `models` allows every model. `upstream_key` says where the upstream key is found that its requests go out
+    with; empty: the service's own, which all share. `own_account`: with that key, nobody but the subject does.
     """
 
     key_id: str
@@ -140,6 +145,8 @@ class Caller:
     models: frozenset[str]
     trusted: bool
     expires_ms: int | None
+    upstream_key: str = ""
+    own_account: bool = False
 
 
 @dataclass(frozen=True, slots=True)

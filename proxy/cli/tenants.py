@@ -15,6 +15,8 @@ from proxy.store import tenants
 
 app = typer.Typer(help="Who is billed.", no_args_is_help=True)
 
+_SHARED = "shared"
+
 _TenantId = Annotated[str, typer.Argument(metavar="ID", help="The tenant's id, which is its events' subject.")]
 
 
@@ -22,12 +24,15 @@ _TenantId = Annotated[str, typer.Argument(metavar="ID", help="The tenant's id, w
 def create(
     tenant_id: _TenantId,
     name: Annotated[str, typer.Option(metavar="NAME", help="A name to show. The id, if left out.")] = "",
+    upstream_key: Annotated[
+        str, typer.Option(metavar="WHERE", help="Where its own upstream key is found: env:NAME or file:/PATH.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Add a tenant."""
     _, database = open_store()
     with database.transaction() as connection:
-        tenant = tenants.create_tenant(connection, tenant_id, name=name, now_ms=now_ms())
+        tenant = tenants.create_tenant(connection, tenant_id, name=name, upstream_key=upstream_key, now_ms=now_ms())
     _print_change(tenant, "created", as_json)
 
 
@@ -41,8 +46,8 @@ def list_tenants(as_json: Json = False) -> None:
         print_json([_tenant_json(tenant) for tenant in found])
         return
     print_table(
-        ("id", "name", "status", "created"),
-        [(tenant.id, tenant.name, tenant.status, iso_short(tenant.created_ms)) for tenant in found],
+        ("id", "name", "status", "created", "upstream key"),
+        [(one.id, one.name, one.status, iso_short(one.created_ms), one.upstream_key or _SHARED) for one in found],
         empty="There are no tenants. Add one: tollgate tenants create ID",
     )
 
@@ -64,9 +69,27 @@ def show(tenant_id: _TenantId, as_json: Json = False) -> None:
             ("name", tenant.name),
             ("status", tenant.status),
             ("created", iso_short(tenant.created_ms)),
+            ("upstream key", tenant.upstream_key or _SHARED),
         ]
     )
     print_keys(keys, now, empty=f"It has no keys. Make one: tollgate keys create {tenant.id}")
+
+
+@app.command("set-upstream-key")
+def set_upstream_key(
+    tenant_id: _TenantId,
+    where: Annotated[str, typer.Argument(metavar="WHERE", help="env:NAME or file:/PATH; '' to share the service's.")],
+    as_json: Json = False,
+) -> None:
+    """Say where a tenant's own upstream key is found, in force within a second. The key itself is stored nowhere."""
+    _, database = open_store()
+    with database.transaction() as connection:
+        tenant = tenants.set_upstream_key(connection, tenant_id, where)
+    if as_json:
+        print_json(_tenant_json(tenant))
+    else:
+        key = f"the upstream key at {printable(where)}" if where else "the service's upstream key"
+        typer.echo(f"Tenant {printable(tenant.id)} uses {key}.")
 
 
 @app.command("disable")
@@ -101,4 +124,5 @@ def _tenant_json(tenant: Tenant) -> dict[str, Any]:
         "name": tenant.name,
         "status": tenant.status,
         "created_at": iso(tenant.created_ms),
+        "upstream_key": tenant.upstream_key or None,
     }

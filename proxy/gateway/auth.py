@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from proxy.errors import Forbidden, InvalidRequest, Unauthenticated
-from proxy.model import SUBJECT_PATTERN, Caller
+from proxy.model import SUBJECT_PATTERN, Caller, Tenant
 from proxy.store.tenants import hash_of
 
 _KEY_BYTES_MAX = 512
@@ -20,8 +20,8 @@ class CallerDirectory(Protocol):
     async def find(self, key_hash: bytes) -> Caller | None:
         """The caller for a key's SHA-256; None where the key is unknown or revoked."""
 
-    async def is_disabled(self, tenant_id: str) -> bool:
-        """Whether there is such a tenant and it is disabled."""
+    async def tenant(self, tenant_id: str) -> Tenant | None:
+        """The tenant of this id, if there is one."""
 
 
 class Authenticator:
@@ -62,6 +62,12 @@ class Authenticator:
         subject = named.decode("ascii", "replace")
         if not SUBJECT_PATTERN.fullmatch(subject):
             raise InvalidRequest("X-Tollgate-Subject is not a tenant id.", param="X-Tollgate-Subject")
-        if await self._callers.is_disabled(subject):
+        if subject == caller.subject:
+            return caller
+        tenant = await self._callers.tenant(subject)
+        if tenant is not None and tenant.status == "disabled":
             raise Forbidden("This account is disabled.", code="tenant_disabled")
-        return replace(caller, subject=subject)
+        # Whoever has no upstream key of its own shares its speaker's with all that this one speaks for.
+        if tenant is not None and tenant.upstream_key:
+            return replace(caller, subject=subject, upstream_key=tenant.upstream_key, own_account=True)
+        return replace(caller, subject=subject, own_account=False)

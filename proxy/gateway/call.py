@@ -12,10 +12,12 @@ from starlette.types import Scope
 
 from proxy.errors import Headers, InvalidRequest
 from proxy.model import Caller
-from proxy.wire import body
-from proxy.wire.endpoints import CHAT_COMPLETIONS, Body, Counts, Endpoint
+from proxy.wire import body, references
+from proxy.wire import headers as header
+from proxy.wire.endpoints import CHAT_COMPLETIONS, Access, Body, Counts, Endpoint
 from proxy.wire.form import read_form
 from proxy.wire.prompt import input_tokens
+from proxy.wire.references import Reference
 from proxy.wire.tokens import BY_BYTES
 
 _VERSION_PREFIX = len(b"/v1")
@@ -44,6 +46,7 @@ class Call:
     A call that is not `metered` leaves no event. `rule` is the route that is asked upstream, and `request` what its
     body says, where that is charged by other units than tokens. Where `hides_usage`, the body was made to ask for
     usage, and `own_body` is the client's. `input_tokens` is a first estimate of what the request itself takes.
+    `references` is what it names by ids in an upstream account that others share: to be checked (`Ownership`).
     """
 
     arrival: Arrival
@@ -61,6 +64,7 @@ class Call:
     rule: Endpoint = CHAT_COMPLETIONS
     request: Mapping[str, Any] = field(default_factory=dict)
     input_tokens: int = 0
+    references: tuple[Reference, ...] = ()
 
 
 def call_of(scope: Scope, arrival: Arrival, caller: Caller, rule: Endpoint, raw: bytes) -> Call:
@@ -76,6 +80,7 @@ def call_of(scope: Scope, arrival: Arrival, caller: Caller, rule: Endpoint, raw:
         raise InvalidRequest("Send one Content-Type: upstreams differ in which of several they read.")
     content_type = content_types[0] if content_types else None
     kind = rule.reader(content_type)
+    shared = not caller.own_account
     call = Call(
         arrival,
         caller,
@@ -83,18 +88,28 @@ def call_of(scope: Scope, arrival: Arrival, caller: Caller, rule: Endpoint, raw:
         rule.metered,
         scope["method"],
         target,
-        scope["headers"],
+        header.for_tenant(scope["headers"], caller.subject) if shared else scope["headers"],
         raw if raw or rule.method not in ("GET", "DELETE") else None,
         rule=rule,
+        references=_in_path(rule, target) if shared else (),
     )
     if kind is Body.NONE and raw:
         raise InvalidRequest(f"{rule.method} {rule.name} takes no body.")
-    if not rule.metered or kind not in (Body.JSON, Body.FORM):
+    checked = rule.signs if shared else ()
+    if kind not in (Body.JSON, Body.FORM) or not (rule.metered or (checked and raw)):
         return call
     if kind is Body.FORM:
         form = read_form(content_type or b"", raw)
-        return replace(call, model=form.model, streamed=form.streamed, request=form.fields)
+        named = references.in_form(form.fields) if checked else ()
+        return replace(call, model=form.model, streamed=form.streamed, request=form.fields, references=named)
+    body.refuse_heavy(raw)
     ask = body.read(raw, usage_on_request=rule.usage_on_request)
+    if checked:
+        body.refuse_charset(content_type)
+        if named := references.in_json(raw, checked):
+            call = replace(call, references=call.references + named)
+    if not rule.metered:
+        return call
     return replace(
         call,
         body=ask.body,
@@ -105,3 +120,11 @@ def call_of(scope: Scope, arrival: Arrival, caller: Caller, rule: Endpoint, raw:
         request={} if rule.counts is Counts.TOKENS else ask.document,
         input_tokens=input_tokens(rule.name, ask.document, BY_BYTES),
     )
+
+
+def _in_path(rule: Endpoint, target: bytes) -> tuple[Reference, ...]:
+    """What the path of a route names on which each tenant has what is its own."""
+    if rule.access is not Access.OWNED or "{" not in rule.name:
+        return ()
+    _, kind, named, *_ = target.partition(b"?")[0].decode("ascii", "replace").split("/")
+    return (Reference(references.PATHS[kind], named),)

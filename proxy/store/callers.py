@@ -13,7 +13,7 @@ from hmac import compare_digest
 import orjson
 
 from proxy.errors import LedgerUnavailable
-from proxy.model import Caller
+from proxy.model import Caller, Tenant
 from proxy.store import queries
 from proxy.store.database import Database, Link
 
@@ -45,11 +45,11 @@ class Callers:
                 self._check_revision()
             return self._remembered.get(key_hash) or self._look_up(key_hash)
 
-    async def is_disabled(self, tenant_id: str) -> bool:
-        """Whether there is such a tenant and it is disabled. Raises `LedgerUnavailable`."""
+    async def tenant(self, tenant_id: str) -> Tenant | None:
+        """The tenant of this id, if there is one. Raises `LedgerUnavailable`."""
         with self._guarded():
             row = self._link.connection().execute(queries.TENANT, (tenant_id,)).fetchone()
-        return row is not None and row[2] == "disabled"
+        return None if row is None else Tenant(*row)
 
     def close(self) -> None:
         """Close the connection; a later look-up opens it again."""
@@ -78,11 +78,18 @@ class Callers:
 
     def _look_up(self, key_hash: bytes) -> Caller | None:
         row = self._link.connection().execute(queries.CALLER, (key_hash,)).fetchone()
-        if row is None or not compare_digest(row[6], key_hash):
+        if row is None or not compare_digest(row[-1], key_hash):
             return None
-        key_id, tenant_id, status, models, trusted, expires_ms, _ = row
+        key_id, tenant_id, status, models, trusted, expires_ms, upstream_key, _ = row
         caller = Caller(
-            key_id, tenant_id, status == "active", frozenset(orjson.loads(models)), bool(trusted), expires_ms
+            key_id,
+            tenant_id,
+            status == "active",
+            frozenset(orjson.loads(models)),
+            bool(trusted),
+            expires_ms,
+            upstream_key,
+            own_account=bool(upstream_key),
         )
         if len(self._remembered) >= _REMEMBERED_MAX:
             self._remembered.pop(next(iter(self._remembered)))

@@ -75,6 +75,9 @@ CREATE TABLE events (
 -- By state and then, as every index, by seq. The state is constant in them; without it counting would read every row.
 CREATE INDEX events_pending ON events (state) WHERE state = 'pending';
 CREATE INDEX events_dead ON events (state) WHERE state = 'dead';
+CREATE INDEX events_discarded ON events (state) WHERE state = 'discarded';
+-- In the order of the requests' arrival, as a reconciliation walks them.
+CREATE INDEX events_by_time ON events (time_ms);
 
 -- Totals per subject, hour (unix hours), model, endpoint, key and source of the numbers.
 CREATE TABLE rollups (
@@ -109,7 +112,8 @@ CREATE TABLE followups (
     settlement  TEXT NOT NULL,             -- JSON: what is known so far
     tries       INTEGER NOT NULL,
     next_ms     INTEGER NOT NULL,
-    until_ms    INTEGER NOT NULL           -- when to give up
+    until_ms    INTEGER NOT NULL,          -- when to give up
+    upstream_key TEXT NOT NULL DEFAULT ''  -- where the key is found that the response was made with
 );
 CREATE INDEX followups_due ON followups (next_ms);
 

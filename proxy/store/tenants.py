@@ -17,6 +17,7 @@ from proxy.store import queries
 
 _KEY_PATTERN = re.compile(r"[\x21-\x7e]{8,256}")
 _HINT_CHARS = 4
+_UPSTREAM_KEY_PATTERN = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:/[\x21-\x7e]+")
 
 
 def hash_of(secret: bytes) -> bytes:
@@ -24,12 +25,15 @@ def hash_of(secret: bytes) -> bytes:
     return hashlib.sha256(secret).digest()
 
 
-def create_tenant(connection: sqlite3.Connection, tenant_id: str, *, name: str = "", now_ms: int) -> Tenant:
-    """Raises `StoreError` for an id that is taken or not allowed."""
+def create_tenant(
+    connection: sqlite3.Connection, tenant_id: str, *, name: str = "", upstream_key: str = "", now_ms: int
+) -> Tenant:
+    """Raises `StoreError` for an id that is taken or not allowed, and as `set_upstream_key` does."""
     if not SUBJECT_PATTERN.fullmatch(tenant_id):
         raise StoreError(f"tenant id {tenant_id!r}: use 1 to 128 letters, digits and . _ : @ -, no sign first")
+    _check_upstream_key(upstream_key)
     try:
-        connection.execute(queries.INSERT_TENANT, (tenant_id, name or tenant_id, now_ms))
+        connection.execute(queries.INSERT_TENANT, (tenant_id, name or tenant_id, now_ms, upstream_key))
     except sqlite3.IntegrityError:
         raise StoreError(f"there is a tenant {tenant_id} already") from None
     return tenant(connection, tenant_id)
@@ -55,6 +59,19 @@ def set_active(connection: sqlite3.Connection, tenant_id: str, *, active: bool) 
     """Disable a tenant (its keys are refused with 403), or let it in again."""
     connection.execute(queries.SET_TENANT_STATUS, ("active" if active else "disabled", tenant_id))
     return tenant(connection, tenant_id)
+
+
+def set_upstream_key(connection: sqlite3.Connection, tenant_id: str, reference: str) -> Tenant:
+    """Say where a tenant's own upstream key is found; empty: it shares the service's. Raises `StoreError`."""
+    _check_upstream_key(reference)
+    connection.execute(queries.SET_UPSTREAM_KEY, (reference, tenant_id))
+    return tenant(connection, tenant_id)
+
+
+def _check_upstream_key(reference: str) -> None:
+    if reference and not _UPSTREAM_KEY_PATTERN.fullmatch(reference):
+        # Without what was given: it may be the key itself.
+        raise StoreError("an upstream key is named by where it is found, env:NAME or file:/absolute/path, never stored")
 
 
 def create_key(

@@ -1,4 +1,4 @@
-"""The connections to one upstream: bounded, kept alive, handed out last in first out."""
+"""The connections to one upstream: bounded, kept alive, handed out as `Idle` allows."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from proxy.errors import ConnectFailed, Headers, PoolExhausted
 from proxy.upstream.connect import Origin, connect, reason, tls_context
 from proxy.upstream.connection import Answer, Body, Connection, Stale, Timeouts
+from proxy.upstream.idle import Idle
 
 #: How often deadlines are looked at. One timer for all costs less than one per request.
 _SWEEP_S = 0.1
@@ -37,7 +38,7 @@ class Pool:
         self._tls: ssl.SSLContext | None = tls_context(ca_file) if origin.scheme == "https" else None
         self._open: set[Connection] = set()
         self._connecting = 0
-        self._idle: list[Connection] = []
+        self._idle = Idle()
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._promised = 0  # requests whose turn has come but that have not run since
         self._sweeper: asyncio.TimerHandle | None = None
@@ -51,11 +52,13 @@ class Pool:
         body: Body,
         *,
         length: int | None,
+        tenant: str,
         begin: Callable[[Connection], None],
     ) -> Answer:
         """Send one request and return the head of its answer; `Answer.close` must follow.
 
         `target` is path and query below the origin's path; `length` of None sends no `Content-Length` (no body).
+        `tenant` is whose request it is: connections pass from one to another only after a rest (`Idle`).
         `begin` is called with the connection when the request is about to be sent; what it raises stops that.
         Raises `UpstreamError`, or what an iterator given as `body` raised.
         """
@@ -63,7 +66,8 @@ class Pool:
         head = self._head(method, target, headers, length)
         fresh = False
         while True:
-            connection, reused = await self._acquire(fresh=fresh)
+            connection, reused = await self._acquire(tenant, fresh=fresh)
+            connection.tenant = tenant
             try:
                 begin(connection)
             except BaseException:
@@ -108,19 +112,19 @@ class Pool:
         """How many more requests could have a connection now, kept or new."""
         return len(self._idle) + self._limits.connections_max - self.connections - self._promised
 
-    async def _acquire(self, *, fresh: bool) -> tuple[Connection, bool]:
+    async def _acquire(self, tenant: str, *, fresh: bool) -> tuple[Connection, bool]:
         """A connection and whether it was used before. `fresh` asks for one that was not."""
         if self._free() < 1 and not self._closed:
             await self._wait()
         if self._closed:
             raise PoolExhausted("The connections to the upstream are closed: this service is stopping.")
-        while self._idle and not fresh:
-            connection = self._idle.pop()
+        now = asyncio.get_running_loop().time()
+        while not fresh and (connection := self._idle.take(tenant, now)) is not None:
             if connection.is_alive():
                 return connection, True
             self._discard(connection)
-        if self.connections >= self._limits.connections_max:
-            self._discard(self._idle[0])  # a kept one makes room for the new one
+        if self.connections >= self._limits.connections_max and (oldest := self._idle.oldest()) is not None:
+            self._discard(oldest)  # a kept one makes room for the new one
         return await self._connect(), False
 
     async def _wait(self) -> None:
@@ -201,16 +205,14 @@ class Pool:
         if connection not in self._open:
             return
         if reusable and not self._closed:
-            connection.idle_since = asyncio.get_running_loop().time()
-            self._idle.append(connection)
+            self._idle.put(connection, asyncio.get_running_loop().time())
         else:
             self._discard(connection)
         self._next_turn()
 
     def _discard(self, connection: Connection) -> None:
         self._open.discard(connection)
-        if connection in self._idle:
-            self._idle.remove(connection)
+        self._idle.remove(connection)
         connection.abort()
 
     def _sweep(self) -> None:
@@ -218,7 +220,6 @@ class Pool:
         now = loop.time()
         for connection in [one for one in self._open if one.deadline < now]:
             connection.expire()
-        # The longest idle are at the front.
-        while self._idle and now - self._idle[0].idle_since > self._limits.idle_s:
-            self._discard(self._idle[0])
+        while (oldest := self._idle.oldest()) is not None and now - oldest.idle_since > self._limits.idle_s:
+            self._discard(oldest)
         self._sweeper = loop.call_later(_SWEEP_S, self._sweep) if self._open and not self._closed else None

@@ -10,7 +10,8 @@ from typing import Any
 
 import orjson
 
-from proxy.errors import InvalidRequest
+from proxy.errors import BodyTooLarge, InvalidRequest
+from proxy.wire.document import PARSED_BYTES_MAX, WEIGHED_FROM_BYTES, weight
 
 #: The members that decide what is metered and admitted. Each may stand in a body once, spelled exactly so: of two,
 #: one upstream reads the first and another the last; and Go's decoder takes "Model", and "ſtream", for the same.
@@ -28,6 +29,10 @@ _NAME = re.compile(rb"[ \t\r\n]*(%b)[ \t\r\n]*:[ \t\r\n]*" % _STRING, re.DOTALL)
 _SCALAR = re.compile(rb"%b|[^,}\s]+" % _STRING, re.DOTALL)
 _NESTED = re.compile(rb"%b|\{|\}|\[|\]" % _STRING, re.DOTALL)
 _AFTER = re.compile(rb"[ \t\r\n]*([,}])")
+
+#: In these, as in UTF-8, whatever is an ASCII letter is one.
+PLAIN_CHARSETS = frozenset({b"utf-8", b"utf8", b"us-ascii", b"ascii", b"iso-8859-1", b"latin1", b"windows-1252"})
+_CHARSET = re.compile(rb"charset[\s*]*=[\s\"']*([^\s;\"']*)")
 
 _INCLUDE_USAGE = b'"include_usage":true'
 
@@ -87,6 +92,20 @@ def read(raw: bytes, *, usage_on_request: bool) -> Ask:
             )
         return Ask(_force_usage(raw, parsed), model, streamed=True, hides_usage=True, document=parsed)
     return Ask(raw, model, streamed=bool(streamed), hides_usage=False, document=parsed)
+
+
+def refuse_heavy(raw: bytes) -> None:
+    """Refuse a body that takes many times its bytes, and seconds, to be parsed. Raises `BodyTooLarge`."""
+    if len(raw) > WEIGHED_FROM_BYTES and weight(raw) > PARSED_BYTES_MAX:
+        raise BodyTooLarge("The body of your request holds too many lists, objects and values.")
+
+
+def refuse_charset(content_type: bytes | None) -> None:
+    """Refuse a body in which letters may be other bytes than in ASCII (UTF-7): it says something else to others."""
+    if content_type and b"charset" in content_type.lower():
+        named = _CHARSET.findall(content_type.lower())
+        if not named or not {*named} <= PLAIN_CHARSETS:
+            raise InvalidRequest("Send the body of your request in UTF-8.", code="unsupported_content_type")
 
 
 def _refuse_ambiguous(raw: bytes, parsed: dict[str, Any], *, escaped: bool) -> None:

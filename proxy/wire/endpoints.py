@@ -9,12 +9,14 @@ from enum import StrEnum
 from urllib.parse import unquote_to_bytes
 
 from proxy.errors import ConfigurationError, InvalidRequest, MethodNotAllowed, NotMeterable, RouteRefused, UnknownRoute
+from proxy.wire.references import IN_CHAT, IN_IMAGES, IN_RESPONSES, IN_SPEECH
 
 
 class Access(StrEnum):
     """What becomes of a request for a route."""
 
     SERVED = "served"
+    OWNED = "owned"  # served for whoever made what the path's {id} names; to everyone else there is no such thing
     REFUSED = "refused"  # 403 until the operator allows it: with one upstream account, tenants could read each other
     UNMETERED = "unmetered"  # 501, allowed or not: what follows it would go past the meter
 
@@ -44,6 +46,9 @@ class Endpoint:
     `name` is the event's `endpoint`. What is `metered` is billable and leaves an event. `usage_on_request` says that
     its streams report usage only where `stream_options.include_usage` asks for it; the other routes answer 400 to
     that option (seen with OpenAI's `/v1/responses`). `why` is the reason of a refusal.
+
+    A body that names what an account holds has one of the `signs` in it (`wire.references`). An answer to a body that
+    holds `keeps` (any body holds b"") shows ids of what the tenant has made, which are remembered as its own.
     """
 
     name: str
@@ -54,6 +59,8 @@ class Endpoint:
     counts: Counts = Counts.TOKENS
     access: Access = Access.SERVED
     why: str = ""
+    signs: tuple[bytes, ...] = ()
+    keeps: bytes | None = None
 
     def reader(self, content_type: bytes | None) -> Body:
         """How to read a body of this type: as JSON, as a form, or (ANY) not at all. Raises `InvalidRequest`."""
@@ -70,26 +77,34 @@ class Endpoint:
         raise InvalidRequest(message, code="unsupported_content_type")
 
 
-CHAT_COMPLETIONS = Endpoint("/v1/chat/completions", "POST", usage_on_request=True)
+CHAT_COMPLETIONS = Endpoint("/v1/chat/completions", "POST", usage_on_request=True, signs=IN_CHAT, keeps=b'"audio"')
 
 #: Every served route, for tests and documentation.
 ENDPOINTS = (
     CHAT_COMPLETIONS,
     Endpoint("/v1/completions", "POST", usage_on_request=True),
-    Endpoint("/v1/responses", "POST"),
-    Endpoint("/v1/responses/compact", "POST"),
-    Endpoint("/v1/responses/input_tokens", "POST", metered=False),  # it counts tokens and generates none
+    Endpoint("/v1/responses", "POST", signs=IN_RESPONSES, keeps=b""),
+    Endpoint("/v1/responses/compact", "POST", signs=IN_RESPONSES, keeps=b""),
+    # It counts tokens and generates none.
+    Endpoint("/v1/responses/input_tokens", "POST", metered=False, signs=IN_RESPONSES),
     Endpoint("/v1/embeddings", "POST"),
     Endpoint("/v1/moderations", "POST"),
     Endpoint("/v1/images/generations", "POST", counts=Counts.IMAGES),
-    Endpoint("/v1/images/edits", "POST", body=Body.FORM, counts=Counts.IMAGES),
-    Endpoint("/v1/images/variations", "POST", body=Body.FORM, counts=Counts.IMAGES),
+    Endpoint("/v1/images/edits", "POST", body=Body.FORM, counts=Counts.IMAGES, signs=IN_IMAGES),
+    Endpoint("/v1/images/variations", "POST", body=Body.FORM, counts=Counts.IMAGES, signs=IN_IMAGES),
     Endpoint("/v1/audio/transcriptions", "POST", body=Body.FORM, counts=Counts.AUDIO),
     Endpoint("/v1/audio/translations", "POST", body=Body.FORM, counts=Counts.AUDIO),
-    Endpoint("/v1/audio/speech", "POST", counts=Counts.CHARACTERS),
+    Endpoint("/v1/audio/speech", "POST", counts=Counts.CHARACTERS, signs=IN_SPEECH),
     Endpoint("/v1/models", "GET", metered=False, body=Body.NONE),
     Endpoint("/v1/models/{model}", "GET", metered=False, body=Body.NONE),
 )
+
+#: The routes of what tenants make through this proxy. None is billable: they read again what was generated before.
+_OWNED = """
+    GET DELETE /responses/{id}         POST /responses/{id}/cancel                  GET /responses/{id}/input_items
+    POST /conversations                GET POST DELETE /conversations/{id}
+    GET POST /conversations/{id}/items GET DELETE /conversations/{id}/items/{item_id}
+"""
 
 #: The refused routes: methods and path. `+json` and `+form`: it costs something each time, so where the operator
 #: allows it it leaves an event, and this is its body. Of what a `*` at the end covers, every method is meant.
@@ -102,8 +117,6 @@ _SHARED = """
     GET POST+json /containers          GET DELETE /containers/{id}
     GET POST /containers/{id}/files    GET DELETE /containers/{id}/files/{file_id}
     GET /containers/{id}/files/{file_id}/content
-    POST /conversations                GET POST DELETE /conversations/{id}
-    GET POST /conversations/{id}/items GET DELETE /conversations/{id}/items/{item_id}
     GET POST /evals                    GET POST DELETE /evals/{id}
     GET POST+json /evals/{id}/runs     GET POST DELETE /evals/{id}/runs/{run_id}
     GET /evals/{id}/runs/{run_id}/output_items/{item_id} GET /evals/{id}/runs/{run_id}/output_items
@@ -115,7 +128,6 @@ _SHARED = """
     DELETE /fine_tuning/checkpoints/{model_checkpoint}/permissions/{id}
     POST+json /fine_tuning/alpha/graders/run POST /fine_tuning/alpha/graders/validate
     DELETE /models/{model}
-    GET DELETE /responses/{id}         POST /responses/{id}/cancel                  GET /responses/{id}/input_items
     GET POST /skills                   GET POST DELETE /skills/{id}                 GET /skills/{id}/content
     GET POST /skills/{id}/versions     GET DELETE /skills/{id}/versions/{version}
     GET /skills/{id}/versions/{version}/content
@@ -153,21 +165,34 @@ _REFUSALS = (
 )
 
 
+def _listed(text: str) -> Iterator[tuple[str, str]]:
+    """The methods, each with its path, that a text lists."""
+    methods: list[str] = []
+    for word in text.split():
+        if word.startswith("/"):
+            yield from ((method, "/v1" + word) for method in methods)
+            methods.clear()
+        else:
+            methods.append(word)
+
+
+def _owned() -> Iterator[Endpoint]:
+    for method, name in _listed(_OWNED):
+        body = Body.JSON if method == "POST" else Body.NONE
+        yield Endpoint(name, method, metered=False, body=body, access=Access.OWNED, signs=IN_RESPONSES, keeps=b"")
+
+
 def _refused() -> Iterator[Endpoint]:
     for text, access, why in _REFUSALS:
-        methods: list[str] = []
-        for word in text.split():
-            if not word.startswith("/"):
-                methods.append(word)
-                continue
-            for method, _, kind in (method.partition("+") for method in methods):
-                body = Body(kind) if kind else Body.NONE if method in ("GET", "DELETE") else Body.ANY
-                yield Endpoint("/v1" + word, method, metered=bool(kind), body=body, access=access, why=why)
-            methods.clear()
+        for (method, _, kind), name in ((method.partition("+"), name) for method, name in _listed(text)):
+            body = Body(kind) if kind else Body.NONE if method in ("GET", "DELETE") else Body.ANY
+            yield Endpoint(name, method, metered=bool(kind), body=body, access=access, why=why)
 
 
+#: The routes on which each tenant has what is its own.
+OWNED = tuple(_owned())
 #: The whole table: the rule of every route that is known.
-ROUTES = (*ENDPOINTS, *_refused())
+ROUTES = (*ENDPOINTS, *OWNED, *_refused())
 
 
 def _covering(path: str) -> re.Pattern[str]:
@@ -211,21 +236,25 @@ class Routes:
     """The table, and what the operator allows beyond it.
 
     `allowed` holds patterns such as `POST /v1/rerank`, `GET /v1/responses/*` or `* /v1/files/*`: a `*` stands for any
-    method, for one segment of the path, and as its last segment for one or more. Raises `ConfigurationError`.
+    method, for one segment of the path, and as its last segment for one or more. A pattern that covers routes on which
+    tenants have what is their own opens these to all. Raises `ConfigurationError`.
     """
 
     def __init__(self, allowed: Sequence[str]) -> None:
         self._allowed = [_pattern(text) for text in allowed]
 
-    def match(self, method: str, raw_path: bytes) -> Endpoint:
+    def match(self, method: str, raw_path: bytes, *, own_account: bool = False) -> Endpoint:
         """The endpoint for a request line's method and path, as they stand on the wire (still percent-encoded).
+
+        `own_account`: the caller shares the upstream's account with nobody, so what is refused only because of others
+        is served, and so is what others would have to own.
 
         Raises `UnknownRoute` (404), `MethodNotAllowed` (405), `RouteRefused` (403), `NotMeterable` (501), or
         `InvalidRequest` (400) for a path that the upstream could read otherwise than this table does.
         """
-        return _SERVED.get((method, raw_path)) or self._match(method, raw_path)
+        return _SERVED.get((method, raw_path)) or self._match(method, raw_path, own_account)
 
-    def _match(self, method: str, raw_path: bytes) -> Endpoint:
+    def _match(self, method: str, raw_path: bytes, own_account: bool) -> Endpoint:
         _refuse_ambiguous(raw_path)
         path = raw_path.decode("ascii")
         rules = _rules(path)
@@ -236,8 +265,10 @@ class Routes:
             return rule
         if rule.access is Access.UNMETERED:
             raise NotMeterable(f"{method} {rule.name} is not supported: {rule.why}.")
-        if self._allows(method, path):
+        if own_account or self._allows(method, path):
             return replace(rule, method=method, access=Access.SERVED)
+        if rule.access is Access.OWNED:
+            return rule
         entry = f"{method if rule.method == method else '*'} {re.sub(r'{[^}]*}', '*', rule.name)}"
         raise RouteRefused(
             f"{method} {rule.name} is refused: {rule.why}. "
@@ -245,7 +276,7 @@ class Routes:
         )
 
     def _unknown(self, method: str, path: str, rules: Mapping[str, Endpoint]) -> Endpoint:
-        served = [known for known, rule in rules.items() if rule.access is Access.SERVED]
+        served = [known for known, rule in rules.items() if rule.access in (Access.SERVED, Access.OWNED)]
         allowed = self._allows(method, path)
         # A generation is not to be had past its own rule: not by another method, nor by another spelling.
         if allowed and not any(rule.metered and rule.access is Access.SERVED for rule in rules.values()):

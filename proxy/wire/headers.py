@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from hashlib import sha256
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -38,8 +39,18 @@ CREDENTIALS = frozenset(
 #: Written anew for the upstream: the body's length, and what concerns this hop alone.
 _REWRITTEN = frozenset({b"host", b"content-length", b"expect", b"accept-encoding"})
 
-_REQUEST_DROPPED = HOP_BY_HOP | CREDENTIALS | _REWRITTEN
+#: With which some servers take a request for one of another method or path than was checked.
+_MISLEADING = frozenset(
+    {b"x-http-method", b"x-http-method-override", b"x-method-override", b"x-original-url", b"x-rewrite-url"}
+)
+
+#: With which a proxy says for whom it asks. A client could only pretend to be another, or at another address.
+_ASSERTED = frozenset({b"forwarded", b"x-real-ip"})
+
+_REQUEST_DROPPED = HOP_BY_HOP | CREDENTIALS | _REWRITTEN | _MISLEADING | _ASSERTED
 _OWN_PREFIX = b"x-tollgate-"
+_REQUEST_DROPPED_PREFIXES = (_OWN_PREFIX, b"x-forwarded-")
+_IDEMPOTENCY_KEY = b"idempotency-key"
 
 #: What the body is, which cannot be for one hop only, whatever a hostile `Connection` declares.
 _END_TO_END = frozenset({b"accept", b"content-encoding", b"content-length", b"content-type"})
@@ -56,9 +67,40 @@ def for_upstream(headers: Iterable[tuple[bytes, bytes]], *, identity: bool = Fal
     """
     headers = list(headers)
     dropped = _REQUEST_DROPPED | _named_by_connection(headers)
-    kept = [pair for pair in headers if pair[0] not in dropped and not pair[0].startswith(_OWN_PREFIX)]
+    kept = [
+        pair
+        for pair in headers
+        if pair[0] not in dropped
+        and not pair[0].startswith(_REQUEST_DROPPED_PREFIXES)
+        and (b"_" not in pair[0] or not _is_alias(pair[0]))
+    ]
     accepted = b"identity" if identity else _readable([value for key, value in headers if key == b"accept-encoding"])
     return [*kept, (b"accept-encoding", accepted)]
+
+
+def _is_alias(name: bytes) -> bool:
+    """Whether a name with underscores is, to CGI and all that came of it, one that is dropped, checked or changed."""
+    dashed = name.replace(b"_", b"-")
+    return (
+        dashed in _REQUEST_DROPPED
+        or dashed in _END_TO_END
+        or dashed == _IDEMPOTENCY_KEY
+        or dashed.startswith(_REQUEST_DROPPED_PREFIXES)
+    )
+
+
+def for_tenant(headers: Headers, subject: str) -> Headers:
+    """The headers, with a tenant's Idempotency-Key made its own.
+
+    An upstream answers a repeated key with what it answered before, within its account: to another's key, too.
+    """
+    if get(headers, _IDEMPOTENCY_KEY) is None:
+        return headers
+    return [(name, _own(value, subject) if name == _IDEMPOTENCY_KEY else value) for name, value in headers]
+
+
+def _own(key: bytes, subject: str) -> bytes:
+    return sha256(subject.encode() + b"\0" + key).hexdigest().encode()
 
 
 def for_client(headers: Iterable[tuple[bytes, bytes]], *, without: frozenset[bytes] = frozenset()) -> Headers:

@@ -21,7 +21,7 @@ def stored_status(tollgate: Command, tenant_id: str) -> str:
 def test_a_tenant_is_created_shown_disabled_and_enabled(tollgate: Command) -> None:
     created = tollgate.json("tenants", "create", "acme", "--name", "Acme [GmbH]")
     assert INSTANT.fullmatch(created.pop("created_at"))
-    assert created == {"id": "acme", "name": "Acme [GmbH]", "status": "active"}
+    assert created == {"id": "acme", "name": "Acme [GmbH]", "status": "active", "upstream_key": None}
 
     assert tollgate.done("tenants", "disable", "acme") == "Tenant acme is disabled.\n"
     assert stored_status(tollgate, "acme") == "disabled"
@@ -56,9 +56,37 @@ def test_a_tenant_is_shown_with_its_own_keys_and_no_others(tollgate: Command) ->
     assert key["key"] not in shown
 
 
+def test_where_a_tenant_s_own_upstream_key_is_found_is_set_and_shown(tollgate: Command) -> None:
+    created = tollgate.json("tenants", "create", "acme", "--upstream-key", "env:ACME_KEY")
+    assert created["upstream_key"] == "env:ACME_KEY"
+    assert "env:ACME_KEY" in tollgate.done("tenants", "list")
+    moved = tollgate.done("tenants", "set-upstream-key", "acme", "file:/run/secrets/acme")
+    assert moved == "Tenant acme uses the upstream key at file:/run/secrets/acme.\n"
+    assert "file:/run/secrets/acme" in tollgate.done("tenants", "show", "acme")
+    assert tollgate.done("tenants", "set-upstream-key", "acme", "").endswith("uses the service's upstream key.\n")
+    assert tollgate.json("tenants", "show", "acme")["upstream_key"] is None
+    assert "shared" in tollgate.done("tenants", "list")
+
+
+@pytest.mark.parametrize(
+    "given", ["sk-proj-CANARY", "env:", "env:sk-proj-CANARY", "file:relative", "file:", "env:A B", "vault:CANARY"]
+)
+def test_a_key_in_place_of_where_it_is_found_is_refused_and_not_repeated(tollgate: Command, given: str) -> None:
+    tollgate.done("tenants", "create", "acme")
+    for command in (["create", "other", "--upstream-key", given], ["set-upstream-key", "acme", given]):
+        said = tollgate.refused("tenants", *command)
+        assert "env:NAME or file:/absolute/path" in said
+        assert "CANARY" not in said
+    assert [tenant["upstream_key"] for tenant in tollgate.json("tenants", "list")] == [None]
+
+
 @pytest.mark.parametrize("command", ["show", "disable", "enable"])
 def test_an_unknown_tenant_is_refused_in_one_line(tollgate: Command, command: str) -> None:
     assert tollgate.refused("tenants", command, "nobody") == "there is no tenant nobody"
+
+
+def test_the_upstream_key_of_an_unknown_tenant_is_refused(tollgate: Command) -> None:
+    assert tollgate.refused("tenants", "set-upstream-key", "nobody", "env:KEY") == "there is no tenant nobody"
 
 
 def test_an_id_that_is_taken_or_not_allowed_is_refused(tollgate: Command) -> None:

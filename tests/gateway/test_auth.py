@@ -6,7 +6,7 @@ import pytest
 
 from proxy.errors import Forbidden, InvalidRequest, Unauthenticated
 from proxy.gateway.auth import Authenticator
-from proxy.model import Caller
+from proxy.model import Caller, Tenant
 
 NOW_S = 1_000.0
 
@@ -16,13 +16,16 @@ class Directory:
 
     def __init__(self, **callers: Caller) -> None:
         self._callers = {hashlib.sha256(secret.encode()).digest(): caller for secret, caller in callers.items()}
-        self.disabled = {"closed"}
+        self.tenants = {
+            "closed": Tenant("closed", "", "disabled", 0),
+            "keyed": Tenant("keyed", "", "active", 0, "env:KEYED"),
+        }
 
     async def find(self, key_hash: bytes) -> Caller | None:
         return self._callers.get(key_hash)
 
-    async def is_disabled(self, tenant_id: str) -> bool:
-        return tenant_id in self.disabled
+    async def tenant(self, tenant_id: str) -> Tenant | None:
+        return self.tenants.get(tenant_id)
 
 
 def caller(**given: object) -> Caller:
@@ -44,6 +47,7 @@ AUTH = Authenticator(
         lasts=caller(expires_ms=int(NOW_S * 1000) + 1),
         closed=caller(active=False),
         trusted=caller(trusted=True),
+        owner=caller(trusted=True, upstream_key="env:OWN", own_account=True),
     ),
     lambda: NOW_S,
 )
@@ -105,3 +109,21 @@ async def test_a_subject_that_is_no_tenant_id_is_refused(named: bytes) -> None:
 async def test_a_trusted_key_cannot_act_for_a_disabled_tenant() -> None:
     with pytest.raises(Forbidden):
         await AUTH.authenticate([(b"x-api-key", b"trusted"), (b"x-tollgate-subject", b"closed")])
+
+
+@pytest.mark.parametrize(
+    ("key", "subject", "upstream_key", "own_account"),
+    [
+        ("trusted", "user-001", "", False),
+        ("trusted", "user-777", "", False),
+        ("trusted", "keyed", "env:KEYED", True),
+        ("owner", "user-001", "env:OWN", True),
+        ("owner", "user-777", "env:OWN", False),  # it shares the account with all that this key speaks for
+        ("owner", "keyed", "env:KEYED", True),
+    ],
+)
+async def test_the_account_is_the_named_subject_s_own_or_its_speaker_s(
+    key: str, subject: str, upstream_key: str, own_account: bool
+) -> None:
+    found = await AUTH.authenticate([(b"x-api-key", key.encode()), (b"x-tollgate-subject", subject.encode())])
+    assert (found.subject, found.upstream_key, found.own_account) == (subject, upstream_key, own_account)

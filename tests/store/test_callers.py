@@ -52,6 +52,11 @@ def key(connection: sqlite3.Connection) -> tuple[str, bytes]:
     return made.id, hash_of(secret.encode())
 
 
+async def status_of(directory: Callers, tenant_id: str) -> str | None:
+    found = await directory.tenant(tenant_id)
+    return None if found is None else found.status
+
+
 async def test_a_caller_has_all_that_admission_needs(connection: sqlite3.Connection, directory: Callers) -> None:
     create_tenant(connection, "acme", now_ms=NOW)
     made, secret = create_key(connection, "acme", models=("a", "b"), trusted=True, expires_ms=NOW + 5, now_ms=NOW)
@@ -89,6 +94,17 @@ async def test_disabling_a_tenant_holds_within_half_a_second_and_so_does_enablin
         found = await directory.find(key[1])
         assert found is not None
         assert found.active is active
+
+
+async def test_an_upstream_key_of_its_own_holds_within_half_a_second(
+    connection: sqlite3.Connection, directory: Callers, clock: Clock, key: tuple[str, bytes]
+) -> None:
+    for reference in ("", "env:ACME_KEY", "file:/run/acme", ""):
+        tenants.set_upstream_key(connection, "acme", reference)
+        clock.now += STALE_S
+        found = await directory.find(key[1])
+        assert found is not None
+        assert (found.upstream_key, found.own_account) == (reference, bool(reference))
 
 
 async def test_a_rotation_holds_within_half_a_second(
@@ -159,12 +175,12 @@ async def test_a_store_that_fails_refuses_says_so_once_and_heals(
             with pytest.raises(LedgerUnavailable) as refused:
                 await directory.find(key[1])
             with pytest.raises(LedgerUnavailable):
-                await directory.is_disabled("acme")
+                await directory.tenant("acme")
             assert str(database.path) not in str(refused.value), "clients are not told where the file lies"
     assert len(caplog.records) == 1
     away.rename(database.path)
     assert await directory.find(key[1]) is not None
-    assert await directory.is_disabled("acme") is False
+    assert await status_of(directory, "acme") == "active"
 
 
 async def test_a_file_that_was_replaced_is_noticed_also_at_the_same_revision(
@@ -195,10 +211,10 @@ async def test_a_writer_makes_nobody_wait(
 async def test_whether_a_named_subject_is_disabled(
     connection: sqlite3.Connection, directory: Callers, key: tuple[str, bytes]
 ) -> None:
-    assert await directory.is_disabled("acme") is False
-    assert await directory.is_disabled("nobody") is False
+    assert await status_of(directory, "acme") == "active"
+    assert await status_of(directory, "nobody") is None
     tenants.set_active(connection, "acme", active=False)
-    assert await directory.is_disabled("acme") is True
+    assert await status_of(directory, "acme") == "disabled"
 
 
 async def test_closing_twice_is_once_and_a_later_look_up_opens_again(
@@ -208,4 +224,4 @@ async def test_closing_twice_is_once_and_a_later_look_up_opens_again(
     assert await directory.find(key[1]) is not None
     directory.close()
     directory.close()
-    assert await directory.is_disabled("acme") is False
+    assert await status_of(directory, "acme") == "active"

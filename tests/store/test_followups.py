@@ -38,6 +38,17 @@ def test_what_is_due_comes_longest_waiting_first_until_it_is_postponed_or_settle
     connection.close()
 
 
+def test_those_of_a_response_are_found_with_the_place_of_its_key(tmp_path: Path) -> None:
+    connection = connect(tmp_path)
+    for number in range(2):
+        one = settlement(f"req_{number}", response_id=f"resp_{number}")
+        followups.add(connection, one, next_ms=9, until_ms=99, upstream_key=f"env:KEY_{number}")
+    (found,) = followups.of_response(connection, "resp_1")
+    assert (found.settlement.id, found.upstream_key) == ("req_1", "env:KEY_1")
+    assert followups.of_response(connection, "resp_2") == []
+    connection.close()
+
+
 def test_it_is_settled_once_however_often_its_end_is_seen(tmp_path: Path) -> None:
     connection = connect(tmp_path)
     one = settlement("req_1", response_id="resp_1")

@@ -29,12 +29,12 @@ def ledger(request: pytest.FixtureRequest, connection: sqlite3.Connection) -> sq
     return connection
 
 
-def test_what_is_pending_is_read_from_its_index_in_order(ledger: sqlite3.Connection) -> None:
-    found = plan(ledger, queries.PENDING_EVENTS)
-    assert found == "SEARCH events USING INDEX events_pending (state=?)"
+@pytest.mark.parametrize("sql", [queries.PENDING_EVENTS, queries.PENDING_EVENTS_NEWEST], ids=["oldest", "newest"])
+def test_what_is_pending_is_read_from_its_index_in_order(ledger: sqlite3.Connection, sql: str) -> None:
+    assert plan(ledger, sql) == "SEARCH events USING INDEX events_pending (state=?)"
 
 
-@pytest.mark.parametrize("sql", [queries.MOVE_EVENTS, queries.NOTE_FAILURE], ids=["MOVE_EVENTS", "NOTE_FAILURE"])
+@pytest.mark.parametrize("sql", [*queries.MOVE_EVENTS.values(), queries.NOTE_FAILURE])
 def test_events_are_moved_by_their_unique_ids(ledger: sqlite3.Connection, sql: str) -> None:
     assert "SEARCH events USING INDEX sqlite_autoindex_events_1 (id=?)" in plan(ledger, sql)
 
@@ -44,11 +44,17 @@ def test_the_backlog_is_counted_without_reading_events(ledger: sqlite3.Connectio
     assert found.startswith("SEARCH events USING COVERING INDEX events_pending (state=?)")
     assert found.endswith("SEARCH events USING INDEX events_pending (state=?)")
     assert plan(ledger, queries.DEAD_COUNT) == "SEARCH events USING COVERING INDEX events_dead (state=?)"
+    assert plan(ledger, queries.DISCARDED_COUNT) == "SEARCH events USING COVERING INDEX events_discarded (state=?)"
 
 
-@pytest.mark.parametrize("state", [EventState.PENDING, EventState.DEAD])
+@pytest.mark.parametrize("state", [EventState.PENDING, EventState.DEAD, EventState.DISCARDED])
 def test_the_rare_states_are_listed_from_their_indexes(ledger: sqlite3.Connection, state: EventState) -> None:
-    assert plan(ledger, queries.EVENTS_IN_STATE[state]) == f"SEARCH events USING INDEX events_{state} (state=?)"
+    assert plan(ledger, queries.EVENTS_NEWEST[state]) == f"SEARCH events USING INDEX events_{state} (state=?)"
+
+
+def test_a_page_of_dead_letters_begins_where_the_last_one_ended(ledger: sqlite3.Connection) -> None:
+    found = plan(ledger, queries.DEAD_LETTERS)
+    assert found == "SEARCH events USING INDEX events_dead (state=? AND rowid>? AND rowid<?)"
 
 
 def test_one_event_is_found_by_its_id(ledger: sqlite3.Connection) -> None:
@@ -56,7 +62,7 @@ def test_one_event_is_found_by_its_id(ledger: sqlite3.Connection) -> None:
 
 
 def test_the_newest_events_are_read_backwards(ledger: sqlite3.Connection) -> None:
-    assert plan(ledger, queries.EVENTS_NEWEST) == "SCAN events"
+    assert plan(ledger, queries.EVENTS_NEWEST[None]) == "SCAN events"
 
 
 def test_usage_reads_only_its_subject_or_its_hours(ledger: sqlite3.Connection) -> None:

@@ -38,6 +38,21 @@ def test_the_first_tenant_makes_a_difference(connection: sqlite3.Connection) -> 
     assert tenants.has_tenants(connection)
 
 
+def test_where_its_own_upstream_key_is_found_is_stored_and_no_key_ever(connection: sqlite3.Connection) -> None:
+    made = create_tenant(connection, "acme", upstream_key="file:/run/secrets/acme", now_ms=NOW)
+    assert made.upstream_key == "file:/run/secrets/acme"
+    assert tenants.set_upstream_key(connection, "acme", "env:ACME_KEY").upstream_key == "env:ACME_KEY"
+    for secret in ("sk-secret", "env:sk-secret", "file:secret"):
+        with pytest.raises(StoreError) as caught:
+            tenants.set_upstream_key(connection, "acme", secret)
+        assert "secret" not in str(caught.value)
+        with pytest.raises(StoreError):
+            create_tenant(connection, "other", upstream_key=secret, now_ms=NOW)
+    assert tenants.set_upstream_key(connection, "acme", "").upstream_key == ""
+    with pytest.raises(StoreError, match="there is no tenant nobody"):
+        tenants.set_upstream_key(connection, "nobody", "")
+
+
 def test_an_id_is_taken_once(connection: sqlite3.Connection, acme: Tenant) -> None:
     with pytest.raises(StoreError, match="there is a tenant acme already"):
         create_tenant(connection, acme.id, now_ms=NOW)

@@ -57,12 +57,18 @@ def _nothing(_: Connection) -> None:
 
 
 async def send(
-    pool: Pool, body: Body = b"", *, target: str = "/x", headers: Headers | None = None, length: int | None = None
+    pool: Pool,
+    body: Body = b"",
+    *,
+    target: str = "/x",
+    headers: Headers | None = None,
+    length: int | None = None,
+    tenant: str = "a",
 ) -> Answer:
     """The head of the answer. `close` must follow."""
     if length is None and isinstance(body, bytes):
         length = len(body)
-    return await pool.send("POST", target.encode(), headers or [], body, length=length, begin=_nothing)
+    return await pool.send("POST", target.encode(), headers or [], body, length=length, tenant=tenant, begin=_nothing)
 
 
 async def rest(answer: Answer) -> bytes:
@@ -76,9 +82,11 @@ async def rest(answer: Answer) -> bytes:
         answer.close()
 
 
-async def ask(pool: Pool, body: Body = b"", *, target: str = "/x", length: int | None = None) -> Reply:
+async def ask(
+    pool: Pool, body: Body = b"", *, target: str = "/x", length: int | None = None, tenant: str = "a"
+) -> Reply:
     """A request and its whole answer."""
-    answer = await send(pool, body, target=target, length=length)
+    answer = await send(pool, body, target=target, length=length, tenant=tenant)
     return Reply(answer.status, answer.headers, await rest(answer))
 
 

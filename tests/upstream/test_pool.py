@@ -59,7 +59,7 @@ async def test_the_bound_holds_and_everyone_is_served_in_order() -> None:
                 def begin(_: Connection) -> None:
                     order.append(number)
 
-                await rest(await pool.send("POST", b"/x", [], b"", length=0, begin=begin))
+                await rest(await pool.send("POST", b"/x", [], b"", length=0, tenant="a", begin=begin))
 
             tasks = [asyncio.create_task(one(number)) for number in range(20)]
             await upstream.until(lambda up: len(up.requests) == 3)
@@ -186,7 +186,7 @@ async def test_a_request_that_is_stopped_before_it_is_sent_leaves_its_connection
         async with pool_for(upstream, idle_s=0.3) as pool:
             for _ in range(2):
                 with pytest.raises(ClientGone):
-                    await pool.send("POST", b"/x", [], b"", length=0, begin=stop)
+                    await pool.send("POST", b"/x", [], b"", length=0, tenant="a", begin=stop)
             await asyncio.sleep(0.2)  # the sweeper has come by: what was not used is not old
             assert (await ask(pool)).tag["connection"] == 0
     assert len(upstream.requests) == 1
@@ -314,7 +314,7 @@ async def test_a_limit_on_a_connection_that_is_idle_does_not_fall_on_the_next_re
     seen: list[Connection] = []
     with ScriptedUpstream() as upstream:
         async with pool_for(upstream, connections_max=1) as pool:
-            await rest(await pool.send("POST", b"/x", [], b"", length=0, begin=seen.append))
+            await rest(await pool.send("POST", b"/x", [], b"", length=0, tenant="a", begin=seen.append))
             seen[0].limit(0)
             await asyncio.sleep(0.2)  # the sweeper has come by
             assert (await ask(pool)).tag["connection"] == 0

@@ -286,3 +286,30 @@ def test_a_large_body_that_must_be_scanned_is_scanned_in_one_pass(shape: str) ->
     content = str([1234] * 300_000) if shape == "tokens" else '"' + r"\n\"" * 1_000_000 + '"'
     raw = f'{{"role":"model","model":"m","input":{content},"stream":true,"stream_options":{{}}}}'
     assert read(raw).body.endswith(b'"stream_options":{"include_usage":true}}')
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        *(None, b"", b"application/json", b"application/json; charset=utf-8", b"application/json;charset=UTF-8"),
+        *(
+            b'application/json; charset="utf-8"',
+            b"application/json; charset=iso-8859-1",
+            b"text/plain; charset=us-ascii",
+        ),
+    ],
+)
+def test_a_charset_in_which_ascii_is_ascii_passes(content_type: bytes | None) -> None:
+    body.refuse_charset(content_type)
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        *(b"application/json; charset=utf-7", b"application/json; CHARSET=UTF-16", b"application/json; charset=''"),
+        *(b"application/json; charset*=utf-7", b"application/json; charset=utf-8; charset=utf-7", b"text/x; charset"),
+    ],
+)
+def test_any_other_charset_is_refused(content_type: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        body.refuse_charset(content_type)

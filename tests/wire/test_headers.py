@@ -110,3 +110,23 @@ def test_an_answer_that_will_be_rewritten_is_asked_for_plain() -> None:
 def test_get_gives_the_first_value() -> None:
     assert header.get([(b"a", b"1"), (b"b", b"2"), (b"b", b"3")], b"b") == b"2"
     assert header.get([], b"b") is None
+
+
+@pytest.mark.parametrize(
+    "name", ["x-http-method", "x-http-method-override", "x-method-override", "x-original-url", "x-rewrite-url"]
+)
+def test_no_header_makes_a_request_one_of_another_method_or_path(name: str) -> None:
+    assert up((name.encode(), b"DELETE")) == [ACCEPTS_NOTHING]
+
+
+def test_an_idempotency_key_is_its_tenant_s_own_and_the_same_each_time() -> None:
+    headers = [(b"accept", b"*/*"), (b"idempotency-key", b"order-1")]
+    own, again, other = (header.for_tenant(headers, subject) for subject in ("acme", "acme", "other"))
+    assert own == again
+    assert len({value for _, value in (headers[1], own[1], other[1])}) == 3
+    assert own[0] == headers[0]
+    # A subject and a key that read the same together are not the same.
+    assert header.for_tenant([(b"idempotency-key", b"b:c")], "a") != header.for_tenant(
+        [(b"idempotency-key", b"c")], "a:b"
+    )
+    assert header.for_tenant(headers[:1], "acme") == headers[:1]
