@@ -3,14 +3,16 @@
 A request passes these stages, in this order; each is a module of its own name in `proxy.gateway`:
 
     auth      the key names the tenant
+    ownership what the request names by ids is the tenant's own, or is not found
     admit     the tenant's limits hold a place for the request, or refuse it
     forward   the upstream answers, over a pooled connection (`proxy.upstream`)
     meter     a copy of the answer's bytes tells the token usage (`proxy.wire`)
     settle    one transaction releases the hold and writes event and rollups (`proxy.store`)
 
 The last bytes reach the client after that transaction has committed. Behind the request path, the relay
-(`proxy.delivery`) carries the committed events to the metering engine. `proxy.agent` puts three plain
-endpoints on top of the same stages, `proxy.web` and `proxy.cli` let people look, and `proxy.app` wires it all.
+(`proxy.delivery`) carries the committed events to the metering engine, and `proxy.billing` asks the engine what it
+made of them. `proxy.agent` puts three plain endpoints on top of the same stages, `proxy.web` and `proxy.cli` let
+people look, and `proxy.app` wires it all.
 """
 
 __version__ = "0.1.0"

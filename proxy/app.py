@@ -11,26 +11,35 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from proxy.agent.endpoint import ENDPOINTS, Agent
 from proxy.delivery.relay import Relay
 from proxy.delivery.sinks import sink_for
+from proxy.delivery.sinks.counted import CountedSink
+from proxy.delivery.watch import Watch
 from proxy.errors import ConfigurationError, StoreError
 from proxy.gateway.admit import Admission
 from proxy.gateway.auth import Authenticator
 from proxy.gateway.followup import Followup
 from proxy.gateway.handle import Gateway
+from proxy.gateway.ownership import Ownership, allowed_references
 from proxy.gateway.rescue import Rescue
 from proxy.gateway.settle import Settler
+from proxy.gateway.tally import Tally
+from proxy.model import Settlement
 from proxy.settings import Settings, load
 from proxy.store.callers import Callers
 from proxy.store.commit import GroupCommit
 from proxy.store.database import Database
 from proxy.store.holds import Holds
+from proxy.store.lease import FileLease
 from proxy.store.outbox import Outbox
+from proxy.store.owned import Owned
 from proxy.store.tenants import create_key, create_tenant, has_tenants, keys, revoke_key
 from proxy.upstream.connect import Origin
 from proxy.upstream.connection import Timeouts
+from proxy.upstream.keys import UpstreamKeys
 from proxy.upstream.pool import Pool, PoolLimits
-from proxy.upstream.route import Router, Upstream, provider_of
+from proxy.upstream.route import Router, Upstream, bearer, provider_of
 from proxy.upstream.sandbox import Sandbox
 from proxy.web.health import Readiness
+from proxy.web.metrics import Counted, Metrics
 from proxy.web.routes import create_web
 from proxy.wire.endpoints import Routes
 
@@ -62,13 +71,18 @@ class App:
         self._sandbox = Sandbox() if settings.uses_sandbox else None
         self._origin = Origin.parse(settings.upstream.base_url)
         self._routes = Routes(settings.server.allow_routes)
+        self._allowed_references = allowed_references(settings.server.allow_references)
         self.commit = GroupCommit(self.database)
         self._callers = Callers(self.database)
+        self._owned = Owned(self.database, self.commit, _now_ms)
         self._holds = Holds(self.database.path)
         self.admission = Admission(self.commit, self._holds)
-        self._sink = sink_for(settings.sink)
+        sink = sink_for(settings.sink)
+        self._sink = None if sink is None else CountedSink(sink)
+        self._tally = Tally()
         self._outbox = Outbox(self.database, self.commit, _now_ms)
-        self._relay = None if self._sink is None else Relay(self._outbox, self._sink, settings.sink)
+        lease = FileLease(self.database.path)
+        self._relay = None if self._sink is None else Relay(self._outbox, self._sink, settings.sink, lease)
         self._running = AsyncExitStack()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,7 +112,8 @@ class App:
         self.commit.start()
         self._running.push_async_callback(self.commit.stop)
         self._running.callback(self._callers.close)
-        rescue = Rescue(self._holds, self.commit, self._wake_relay)
+        self._running.callback(self._owned.close)
+        rescue = Rescue(self._holds, self.commit, self._recorded)
         rescue.start()
         self._running.push_async_callback(rescue.stop)
         if self._sink is not None and self._relay is not None:
@@ -114,12 +129,15 @@ class App:
         self._running.push_async_callback(pool.close)
         self._running.push_async_callback(self._wait_until_quiet)
 
-        router = Router(_upstream(settings, pool))
-        followup = Followup(self.commit, router, self._wake_relay)
+        router = Router(_upstream(settings, pool), UpstreamKeys())
+        followup = Followup(self.commit, router, self._recorded)
         followup.start()
         self._running.push_async_callback(followup.stop)
-        settler = Settler(self.commit, self._wake_relay, followup.defer)
-        gateway = Gateway(settings, self._routes, Authenticator(self._callers), self.admission, router, settler)
+        settler = Settler(self.commit, self._recorded, followup.defer)
+        ownership = Ownership(self._owned, self._allowed_references, followup.settle_first)
+        gateway = Gateway(
+            settings, self._routes, Authenticator(self._callers), self.admission, router, settler, ownership
+        )
         # The sandbox stands in for OpenAI, whose base URL is set then.
         field = settings.upstream.token_limit_field or _token_limit_field(self._origin)
         agent: dict[str, ASGIApp] = {
@@ -127,7 +145,17 @@ class App:
             for path in ENDPOINTS
         }
         self.gateway = gateway
-        self._web = create_web(Readiness(self.commit, self._delivery_trouble), agent)
+        watch = Watch(self.database, has_sink=self._sink is not None)
+        watch.start()
+        self._running.push_async_callback(watch.stop)
+        readiness = Readiness(self.commit, watch, None if self._relay is None else self._delivery_trouble)
+        counted = Counted(
+            *(self.admission, gateway, settler, self._tally, self.commit, watch, self._sink),
+            connections=lambda: pool.connections,
+        )
+        token = settings.admin_token
+        metrics = Metrics(counted, "" if token is None else token.get_secret_value())
+        self._web = create_web(readiness, metrics, agent)
 
     async def stop(self) -> None:
         """Stop the parts. Every settlement that was begun is on disk when this returns."""
@@ -140,7 +168,8 @@ class App:
         except TimeoutError:
             pass  # a request that cannot even be cancelled keeps nobody from stopping
 
-    def _wake_relay(self) -> None:
+    def _recorded(self, settlement: Settlement) -> None:
+        self._tally.add(settlement)
         if self._relay is not None:
             self._relay.wake()
 
@@ -163,7 +192,7 @@ def _pool(settings: Settings, origin: Origin) -> Pool:
 
 def _upstream(settings: Settings, pool: Pool) -> Upstream:
     key = settings.upstream.api_key
-    credentials = [] if key is None else [(b"authorization", b"Bearer " + key.get_secret_value().encode())]
+    credentials = [] if key is None else bearer(key.get_secret_value())
     provider = settings.upstream.provider or ("sandbox" if settings.uses_sandbox else provider_of(pool.origin.host))
     return Upstream(provider, pool, credentials)
 

@@ -7,14 +7,19 @@ TollgateError
 │   ├── Unauthenticated         401  no key, or one that is unknown, expired or revoked
 │   ├── Forbidden               403  the tenant is disabled, or the model is not on the key's list
 │   ├── RouteRefused            403  a known route that the operator has not allowed; says why, and how to
+│   ├── ReferenceRefused        403  it names what all users of the upstream's account share; says how to allow it
 │   ├── UnknownRoute            404  not a route that this proxy serves
+│   ├── NotFound                404  what it names by an id is not the tenant's own, or is not at all
 │   ├── MethodNotAllowed        405
 │   ├── InvalidRequest          400  names the field and the fix
+│   ├── HeadTimeout             408
 │   ├── BodyTimeout             408
 │   ├── BodyTooLarge            413
 │   ├── UnsupportedEncoding     415
+│   ├── HeadTooLarge            431
 │   ├── ClientGone              499  the client left before its request was sent on; nobody sees this
 │   ├── NotMeterable            501  a route that would get around the meter
+│   ├── TooManyConnections      503
 │   ├── LedgerUnavailable       503  no event could be written, so nothing new is served
 │   ├── ShuttingDown            503  stopped before the answer began, and after the grace period
 │   └── UpstreamError           the upstream's fault
@@ -22,12 +27,17 @@ TollgateError
 │       ├── ConnectionBroken    502  it broke after the request was (partly) sent: never sent again
 │       ├── BadAnswer           502  what came is not HTTP/1.1, or passes a bound
 │       ├── KeyRefused          502  the upstream refuses the operator's key; not the tenant's 401
+│       ├── KeyMissing          502  the tenant's own upstream key is not where it should be
 │       ├── PoolExhausted       503  every connection stayed busy for the whole wait
 │       └── UpstreamTimeout     504
-└── SinkError                   the metering engine did not take a batch
-    ├── SinkUnavailable         unknown outcome: the same ids go again later
-    ├── SinkMisconfigured       3xx, 401, 403, 404, 405: pauses delivery until someone mends it
-    └── SinkRefused             any other 4xx: something in the batch is wrong
+├── SinkError                   the metering engine did not take a batch
+│   ├── SinkUnavailable         unknown outcome: the same ids go again later
+│   ├── SinkMisconfigured       3xx, 401, 403, 404, 405: pauses delivery until someone mends it
+│   └── SinkRefused             any other 4xx: something in the batch is wrong
+└── EngineError                 the metering engine did not answer a question
+    ├── EngineUnavailable       408, 429, 5xx or no answer, however often it was asked
+    ├── EngineRefused           any other status: the token, its role, the URL or the question is wrong
+    └── EngineUnreadable        what came is not what the API describes, or does not end
 """
 
 from __future__ import annotations
@@ -89,6 +99,15 @@ class RouteRefused(_ClientError):
     code = "route_not_allowed"
 
 
+class ReferenceRefused(_ClientError):
+    status = 403
+    code = "reference_not_allowed"
+
+
+class NotFound(_ClientError):
+    status = 404
+
+
 class UnknownRoute(_ClientError):
     status = 404
     code = "unknown_url"
@@ -117,6 +136,16 @@ class _BodyUnread(_ClientError):
         return [(b"connection", b"close")]
 
 
+class HeadTimeout(_ClientError):
+    status = 408
+    code = "request_timeout"
+
+
+class HeadTooLarge(_ClientError):
+    status = 431
+    code = "request_headers_too_large"
+
+
 class BodyTimeout(_BodyUnread):
     status = 408
     code = "request_timeout"
@@ -140,6 +169,14 @@ class ClientGone(_ClientError):
 class NotMeterable(ProxyError):
     status = 501
     code = "not_supported"
+
+
+class TooManyConnections(ProxyError):
+    status = 503
+    code = "too_many_connections"
+
+    def headers(self) -> Headers:
+        return [(b"retry-after", b"1")]
 
 
 class LedgerUnavailable(ProxyError):
@@ -180,6 +217,10 @@ class KeyRefused(UpstreamError):
     code = "upstream_key_refused"
 
 
+class KeyMissing(UpstreamError):
+    code = "upstream_key_missing"
+
+
 class PoolExhausted(UpstreamError):
     status = 503
     code = "upstream_busy"
@@ -202,11 +243,15 @@ class SinkError(TollgateError):
 
 
 class SinkUnavailable(SinkError):
-    """Whether the batch arrived is unknown. `retry_after_s` is the receiver's own wish, if it had one."""
+    """Whether the batch arrived is unknown. `retry_after_s` is the receiver's own wish, if it had one.
 
-    def __init__(self, words: str, retry_after_s: float | None = None) -> None:
+    `failed`: it said that it failed (5xx), and did not ask to wait. An event in the batch may be what it fails at.
+    """
+
+    def __init__(self, words: str, retry_after_s: float | None = None, *, failed: bool = False) -> None:
         super().__init__(words)
         self.retry_after_s = retry_after_s
+        self.failed = failed
 
 
 class SinkMisconfigured(SinkError):
@@ -215,6 +260,30 @@ class SinkMisconfigured(SinkError):
 
 class SinkRefused(SinkError):
     """At least one event of the batch is refused for good; none was taken."""
+
+
+class EngineError(TollgateError):
+    """A question to the metering engine was not answered. The message says what to mend, and what the engine said."""
+
+
+class EngineUnavailable(EngineError):
+    """It may answer later. `retry_after_s` is its own wish, if it had one."""
+
+    def __init__(self, words: str, retry_after_s: float | None = None) -> None:
+        super().__init__(words)
+        self.retry_after_s = retry_after_s
+
+
+class EngineRefused(EngineError):
+    """Asking again is useless until someone mends something. `status` is the answer's."""
+
+    def __init__(self, words: str, status: int) -> None:
+        super().__init__(words)
+        self.status = status
+
+
+class EngineUnreadable(EngineError):
+    """Its answer cannot be what it claims to be: nothing is concluded from it."""
 
 
 def error_answer(error: ProxyError) -> tuple[int, Headers, bytes]:

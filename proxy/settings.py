@@ -115,14 +115,24 @@ class UpstreamSettings(_Section):
 
 
 class ServerSettings(_Section):
-    """The bounds of what clients may send."""
+    """The bounds of what clients may send, and how long they may take."""
 
+    connections_max: int = Field(16384, ge=1)
+    """Client connections at most; beyond it new ones get 503."""
+    head_timeout_s: float = Field(30, gt=0)
+    """Seconds for a client to send the head of a request (408 beyond)."""
+    head_bytes_max: int = Field(64 * 1024, ge=1024)
+    """Bytes of a request's line and headers at most (431 beyond)."""
+    write_timeout_s: float = Field(60, gt=0)
+    """Seconds that a client may take nothing of its answer, before it counts as gone."""
     body_bytes_max: int = Field(64 * 1024 * 1024, ge=1024)
     """Bytes of a request's body at most (413 beyond)."""
     body_timeout_s: float = Field(60, gt=0)
     """Seconds for a client to send its body (408 beyond)."""
     allow_routes: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
     """Routes to serve beyond the table, such as `POST /v1/rerank`: with commas, or an array in the file."""
+    allow_references: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    """Members of bodies that may name anything in the upstream's account, such as `file_id`, whoever has made it."""
     keep_alive_s: int = Field(75, ge=1)
     """Seconds that an idle client connection is kept."""
     shutdown_grace_s: int = Field(25, ge=0)
@@ -157,6 +167,11 @@ class SinkSettings(_Section):
     pause_s: float = Field(60, gt=0)
     """Seconds until the next try after the receiver refused the token or the URL (401, 403, 404)."""
 
+    @property
+    def is_set(self) -> bool:
+        """Whether events go anywhere."""
+        return bool(self.konnect_api_url or self.http_url or self.file)
+
 
 class AgentSettings(_Section):
     """The agent layer (`/api/generate`, `/api/summarize`, `/api/analyze`)."""
@@ -175,7 +190,7 @@ class Settings(_Section):
     database_url: str = "sqlite:///var/tollgate.db"
     """The store."""
     admin_token: _Token | None = None
-    """The token of the admin API, which this version does not have yet."""
+    """Bearer token that `/metrics` asks for. Empty: whoever reaches the port may read it."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """How much is logged, to standard error."""
     upstream: UpstreamSettings = UpstreamSettings()

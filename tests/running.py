@@ -14,10 +14,11 @@ from starlette.types import ASGIApp
 
 from proxy.app import App, create_app
 from proxy.model import Settlement
-from proxy.settings import load
+from proxy.settings import ServerSettings, load
 from proxy.store import ledger, outbox
 from proxy.store.ledger import UsageLine
 from proxy.store.tenants import create_key, create_tenant, has_tenants, tenants
+from proxy.web.server import server_config
 
 WAIT_S = 10.0
 
@@ -78,25 +79,19 @@ def tollgate(directory: Path, **variables: str) -> Iterator[Running]:
     """A Tollgate whose ledger is in `directory`. `OPENAI_BASE_URL` names its upstream; else the sandbox answers."""
     environment = {"TOLLGATE_DATABASE_URL": f"sqlite:///{directory}/tollgate.db", **variables}
     app = create_app(load(environment, directory=directory))
-    with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener, serve(app, listener) as server:
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=2048) as listener,
+        serve(app, listener, settings=app.settings.server) as server,
+    ):
         yield Running(app, server, listener.getsockname()[1])
 
 
 @contextmanager
-def serve(app: ASGIApp, listener: socket.socket, *, grace_s: int = 5) -> Iterator[uvicorn.Server]:
+def serve(
+    app: ASGIApp, listener: socket.socket, *, settings: ServerSettings | None = None, grace_s: int = 5
+) -> Iterator[uvicorn.Server]:
     """Uvicorn as `tollgate serve` runs it, in a thread, ready when this returns."""
-    config = uvicorn.Config(
-        app,
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        timeout_graceful_shutdown=grace_s,
-    )
+    config = server_config(app, (settings or ServerSettings()).model_copy(update={"shutdown_grace_s": grace_s}))
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

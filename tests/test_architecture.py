@@ -25,10 +25,11 @@ MAY_IMPORT = {
     "store": {"model", "errors"},
     "gateway": {"model", "errors", "settings", "wire", "upstream", "store"},
     "delivery": {"model", "errors", "settings", "wire", "store"},
+    "billing": {"model", "errors", "settings", "wire", "store", "delivery"},
     "agent": {"model", "errors", "settings", "wire", "upstream", "store", "gateway"},
     "web": {"model", "errors", "settings", "gateway", "store", "delivery"},
     "app": {"model", "errors", "settings", "wire", "upstream", "store", "gateway", "delivery", "agent", "web"},
-    "cli": {"model", "errors", "settings", "wire", "store", "delivery", "app"},
+    "cli": {"model", "errors", "settings", "wire", "store", "delivery", "billing", "web", "app"},
     "__main__": {"cli"},
     "__init__": set(),
 }

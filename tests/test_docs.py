@@ -5,20 +5,24 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import httpx
 import pytest
 import typer.main
+from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.agent.endpoint import ENDPOINTS as AGENT_ENDPOINTS
 from proxy.cli import app as cli
-from proxy.model import NO_USAGE, EventState, Outcome, Settlement, UsageSource
+from proxy.model import MOVES, NO_USAGE, EventState, Outcome, Settlement, UsageSource
 from proxy.settings import ECOSYSTEM_VARIABLES, known_keys
 from proxy.wire.endpoints import ENDPOINTS
 from tests.delivery.ledger import event_of
+from tests.delivery.receiver import Receiver
+from tests.running import tollgate
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 EXAMPLE = (ROOT / "config" / "tollgate.example.toml").read_text()
-WEB_ROUTES = ("/healthz", "/readyz")
+WEB_ROUTES = ("/healthz", "/readyz", "/metrics")
 
 
 def commands() -> list[str]:
@@ -63,3 +67,20 @@ def test_every_member_of_the_event_is_in_readme() -> None:
     event = event_of(settlement, "tollgate")
     for member in (*event, *event["data"]):
         assert f'"{member}"' in README
+
+
+def test_the_moves_in_readme_are_those_of_the_code() -> None:
+    rows = re.findall(r"^\| `(\w+)` → `(\w+)` \| (.+?) \|$", README, re.MULTILINE)
+    assert [(before, after, words.replace("`", "")) for before, after, words in rows] == [
+        (before, after, words) for (before, after), words in MOVES.items()
+    ]
+
+
+def test_every_metric_is_in_readme(tmp_path: Path) -> None:
+    with Receiver() as receiver, tollgate(tmp_path, KONNECT_API_URL=receiver.base_url) as server:
+        said = httpx.get(f"{server.url}/metrics").text
+    ours = {sample.name for family in text_string_to_metric_families(said) for sample in family.samples}
+    named = {name for name in ours if name.startswith("tollgate_")} | {"tollgate_refusals_total"}
+    assert len(named) > 15
+    for name in named:
+        assert f"`{name}" in README, name

@@ -81,6 +81,9 @@ def test_no_canary_leaves_the_process(tmp_path: Path) -> None:
             said.append(broken.text)
             wait_until(lambda: len(receiver.accepted) >= 4)
             said.append(httpx.get(f"{server.url}/readyz").text)
+            scraped = httpx.get(f"{server.url}/metrics", headers={"authorization": f"Bearer {ADMIN_TOKEN}"})
+            assert scraped.status_code == 200
+            said.append(scraped.text)
             assert server.stop() == 0
             said.append(server.log)
         said += [command(tmp_path, *words, **variables) for words in LISTINGS]

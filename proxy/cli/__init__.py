@@ -15,9 +15,10 @@ import typer
 from typer.core import TyperGroup
 
 from proxy import __version__
-from proxy.cli import config, events, explain, keys, serve, tenants, usage
+from proxy.cli import backup, config, events, explain, keys, reconcile, serve, tenants, usage
 from proxy.cli.output import complain
 from proxy.errors import ConfigurationError, TollgateError
+from proxy.store.database import RESTORE, is_damage
 
 _WRONG_INPUT = 2
 
@@ -36,7 +37,7 @@ class _Root(TyperGroup):
             complain(str(error))
             code = _WRONG_INPUT
         except (TollgateError, sqlite3.Error, OSError) as error:
-            complain(str(error))
+            complain(f"database_url: {error}; {RESTORE}" if is_damage(error) else str(error))
             code = 1
         except typer.Abort:
             code = 1
@@ -82,6 +83,8 @@ app.add_typer(keys.app, name="keys")
 app.command("usage")(usage.show_usage)
 app.add_typer(events.app, name="events")
 app.command("explain")(explain.explain)
+app.command("backup")(backup.backup)
+app.command("reconcile")(reconcile.reconcile)
 
 
 def main() -> None:

@@ -7,11 +7,14 @@ from typing import Annotated, Any
 import orjson
 import typer
 
+from proxy.cli import letters, settlements
 from proxy.cli.instants import iso, iso_or_none, iso_short, now_ms
 from proxy.cli.opening import open_store, reading
 from proxy.cli.output import Json, print_facts, print_json, print_table, printable
 from proxy.cli.usage import check_subject, tokens_json
+from proxy.cli.wanted import ErrorText, From, Tenant, To, wanted_of
 from proxy.delivery.cloudevents import events_of
+from proxy.delivery.watch import warning_of
 from proxy.errors import StoreError
 from proxy.model import EventState
 from proxy.store import ledger, outbox
@@ -22,48 +25,63 @@ app = typer.Typer(help="Events and how their delivery stands.", no_args_is_help=
 _LISTED_MAX = 10_000
 
 
+app.command("replay")(letters.replay)
+app.command("discard")(letters.discard)
+app.command("import")(settlements.import_events)
+
+
 @app.command("status")
 def status(as_json: Json = False) -> None:
-    """Count the events that wait, that were refused, and all."""
-    _, database = open_store()
+    """Count the events that wait, that were refused, and all; warn before they are too late."""
+    settings, database = open_store()
     with reading(database) as connection:
-        backlog = outbox.backlog(connection)
-    age_s = age_s_of(backlog.oldest_ms, now_ms())
+        backlog, recorded = outbox.backlog(connection), outbox.recorded(connection)
+    age_s = backlog.age_s(now_ms())
+    warning = warning_of(age_s) if settings.sink.is_set else ""
+    accepted = recorded - backlog.pending - backlog.dead - backlog.discarded
     if as_json:
         print_json(
             {
                 "pending": backlog.pending,
+                "accepted": accepted,
                 "dead": backlog.dead,
-                "recorded": backlog.recorded,
+                "discarded": backlog.discarded,
+                "recorded": recorded,
                 "oldest_pending_age_s": age_s,
+                "warning": warning,
             }
         )
         return
     print_facts(
         [
             ("pending", backlog.pending),
+            ("accepted", accepted),
             ("dead", backlog.dead),
-            ("recorded", backlog.recorded),
+            ("discarded", backlog.discarded),
+            ("recorded", recorded),
             ("oldest pending", "" if age_s is None else f"{age_s:,} s old"),
+            *([("warning", warning)] if warning else []),
         ]
     )
 
 
 @app.command("list")
 def list_events(
-    tenant_id: Annotated[
-        str | None, typer.Option("--tenant", metavar="TENANT", help="Only this tenant's (or subject's).")
-    ] = None,
+    tenant: Tenant = None,
     state: Annotated[EventState | None, typer.Option(help="Only those in this state.")] = None,
+    error: ErrorText = "",
+    begin: From = None,
+    end: To = None,
     limit: Annotated[int, typer.Option(min=1, max=_LISTED_MAX, help="How many at most.")] = 20,
     as_json: Json = False,
 ) -> None:
     """List events, the newest first."""
+    wanted = wanted_of(error, begin, end, tenant)
     _, database = open_store()
     with reading(database) as connection:
-        if tenant_id is not None:
-            check_subject(connection, tenant_id)
-        found = ledger.newest(connection, subject=tenant_id or "", state=state, limit=limit)
+        if tenant is not None:
+            check_subject(connection, tenant)
+        found = ledger.newest(connection, wanted, state=state, limit=limit)
     if as_json:
         print_json([_delivery_json(delivery) for delivery in found])
         return
@@ -109,6 +127,7 @@ def show(
             ("attempts", delivery.attempts),
             ("last words", delivery.error),
             ("delivered", iso_short(delivery.delivered_ms)),
+            *([("discarded because", delivery.reason)] if delivery.reason else []),
         ]
     )
 
@@ -123,17 +142,13 @@ def found(request_id: str) -> tuple[Delivery, list[dict[str, Any]]]:
     return delivery, events_of(delivery.settlement, settings.sink.source, settings.sink.profile)
 
 
-def age_s_of(since_ms: int | None, now_ms: int) -> int | None:
-    """Whole seconds since then; 0 where the clock was set back."""
-    return None if since_ms is None else max(0, now_ms - since_ms) // 1_000
-
-
 def _standing_json(delivery: Delivery) -> dict[str, Any]:
     return {
         "state": str(delivery.state),
         "attempts": delivery.attempts,
         "error": delivery.error,
         "delivered_at": iso_or_none(delivery.delivered_ms),
+        "reason": delivery.reason,
     }
 
 

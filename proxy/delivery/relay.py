@@ -1,7 +1,8 @@
 """The relay: one task that carries events from the outbox to the sink, oldest first, at least once.
 
 A batch that the sink took is marked accepted; one whose outcome is unknown goes again with the same ids, which
-receivers drop repeats by; one that is refused is halved until the culprit stands alone and becomes a dead letter.
+receivers drop repeats by; one that cannot be taken is searched for the events at fault (`proxy.delivery.search`). Of
+several servers with one ledger, one relay delivers: the one that has the lease.
 """
 
 from __future__ import annotations
@@ -10,20 +11,25 @@ import asyncio
 import logging
 import random as random_module
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from proxy.delivery.backoff import Backoff
 from proxy.delivery.cloudevents import events_of
+from proxy.delivery.search import Search
 from proxy.delivery.sinks import Sink
 from proxy.errors import SinkMisconfigured, SinkRefused, SinkUnavailable
 from proxy.model import Settlement
 from proxy.settings import SinkSettings
+from proxy.store.lease import Lease
 
 log = logging.getLogger(__name__)
 
 #: How often the outbox is looked at without a wake: another process may have written to it.
 POLL_S = 2.0
+#: How often a relay that stands by looks whether the one that delivers is gone.
+STAND_BY_S = 2.0
 #: The wait after the store failed.
 STORE_WAIT_S = 1.0
 
@@ -33,8 +39,8 @@ Sleep = Callable[[float], Awaitable[None]]
 class Outbox(Protocol):
     """What the relay needs of the store (`proxy.store.outbox.Outbox`). Every method may raise `sqlite3.Error`."""
 
-    async def pending(self, limit: int) -> list[Settlement]:
-        """The oldest pending events, in an order that does not change."""
+    async def pending(self, limit: int, *, newest: bool = False) -> list[Settlement]:
+        """The oldest pending events, in an order that does not change; or the newest, the newest first."""
         ...
 
     async def accept(self, ids: Sequence[str]) -> None: ...
@@ -45,33 +51,48 @@ class Outbox(Protocol):
 
 
 class Relay:
-    """Owns the task; outbox and sink stay the caller's to close, after `stop`."""
+    """Owns the task and the lease; outbox and sink stay the caller's to close, after `stop`."""
 
     def __init__(
         self,
         outbox: Outbox,
         sink: Sink,
         settings: SinkSettings,
+        lease: Lease,
         *,
         sleep: Sleep = asyncio.sleep,
         random: Callable[[], float] = random_module.random,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`now_s` is of a clock that nobody sets."""
         self._outbox = outbox
         self._sink = sink
         self._settings = settings
+        self._lease = lease
         self._sleep = sleep
+        self._now_s = now_s
         self._backoff = Backoff(settings.retry_max_s, random)
+        self._search = self._new_search()
         self._task: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
         self._stopping = asyncio.Event()
         self._deadline_s = 0.0
-        # While a refused batch is searched for its culprit: the sizes of its parts, the next one last. Kept across
-        # failures, or a receiver that fails now and then would have the search begin again for ever.
-        self._parts: list[int] = []
+        self._trouble = ""
         # What the sink took and the store could not mark yet.
         self._taken: list[str] = []
-        #: Why delivery is paused or failing; empty while all is well. Nothing that a receiver said is in it.
-        self.trouble = ""
+        #: Whether this relay is the one that delivers.
+        self.leads = False
+        #: Events that the sink took, events that it refused for good, and calls that it did not answer with 2xx or 4xx.
+        self.accepted = 0
+        self.refused = 0
+        self.failures = 0
+
+    @property
+    def trouble(self) -> str:
+        """Why delivery is paused or failing; empty while all is well. Nothing that a receiver said is in it."""
+        if self._trouble or not (failing := self._search.failing):
+            return self._trouble
+        return f"the sink fails at {failing} events, while it takes others"
 
     def start(self) -> None:
         """Begin to deliver, what is pending first. A relay that runs is left alone."""
@@ -83,7 +104,8 @@ class Relay:
     async def stop(self, deadline_s: float) -> None:
         """Try to deliver what is pending, failures included, for `deadline_s` at most; then end.
 
-        What is left stays pending, for the next start. Before `start`, or again, this does nothing.
+        What is left stays pending, for the next start, or for the relay that takes the lease next. Before `start`, or
+        again, this does nothing.
         """
         task = self._task
         if task is None:
@@ -106,58 +128,76 @@ class Relay:
     # The task
 
     async def _run(self) -> None:
-        while True:
-            try:
-                if await self._turn():
-                    return
-            except sqlite3.Error as error:
-                self._note_store(error)
-                await self._rest(STORE_WAIT_S)
-            except Exception as error:  # the edge of the task: delivery must not end
-                self.trouble = f"delivery failed unexpectedly: {type(error).__name__}"
-                log.exception("delivery failed unexpectedly and is tried again")
-                await self._rest(self._backoff.next_s())
+        try:
+            while not await self._safe_turn():
+                pass
+        finally:
+            self._lease.release()
+            self.leads = False
+
+    async def _safe_turn(self) -> bool:
+        try:
+            return await self._turn()
+        except sqlite3.Error as error:
+            self._note_store(error)
+            await self._rest(STORE_WAIT_S)
+        except Exception as error:  # the edge of the task: delivery must not end
+            self._trouble = f"delivery failed unexpectedly: {type(error).__name__}"
+            log.exception("delivery failed unexpectedly and is tried again")
+            await self._rest(self._backoff.next_s())
+        return False
 
     async def _turn(self) -> bool:
         """One look at the outbox and one batch. Returns whether the relay is to end. Raises `sqlite3.Error`."""
         await self._mark_taken()
+        if not self._lease.acquire():
+            return await self._stand_by()
+        self._lead()
         self._woken.clear()  # before the look: a commit during it wakes again
         batch = await self._gather()
         if not batch:
-            self._parts.clear()
-            self._clear()
-            if self._stopping.is_set():
-                return True
-            await self._rest(POLL_S, self._woken)
-            return False
-        ids = [settlement.id for settlement in batch]
+            return await self._idle()
         try:
             await self._deliver(batch)
         except SinkUnavailable as error:
-            wait_s = self._backoff.next_s(error.retry_after_s)
-            reason = _own_words(error.words)
-            if not self.trouble:
-                log.warning("the sink takes no events, they wait on disk and are sent again: %s", reason)
-            self.trouble = f"the sink takes no events: {reason}"
-            await self._note(ids, error.words)
-            if self._stopping.is_set() and wait_s >= self._deadline_s:
-                return True
-            await self._rest(wait_s)
+            return await self._wait_for_sink(batch, error)
         except SinkMisconfigured as error:
-            self._note_paused(_own_words(error.words))
-            await self._note(ids, error.words)
-            if self._stopping.is_set():
-                return True  # useless until someone mends it
-            await self._rest(self._settings.pause_s)
+            return await self._wait_for_someone(batch, error.words)
         except SinkRefused as error:
-            await self._divide(ids, error.words)
-        else:
-            # The sink has the batch and the outbox does not know yet: after a crash here it goes again, with the same
-            # ids. An accept that fails is only repeated itself: not every receiver drops repeats (OpenMeter's
-            # default does not).
-            self._taken = ids
-            self._done_part()
-            await self._mark_taken()
+            return await self._divide(batch, error.words)
+        # The sink has the batch and the outbox does not know yet: after a crash here it goes again, with the same
+        # ids. An accept that fails is only repeated itself: not every receiver drops repeats (OpenMeter's default
+        # does not).
+        self._taken = [settlement.id for settlement in batch]
+        self.accepted += len(batch)
+        condemned = self._search.accepted(batch)
+        await self._mark_taken()
+        if condemned is not None:
+            await self._bury(condemned.settlement, condemned.words)
+            self._search.condemned(condemned)
+        return False
+
+    def _lead(self) -> None:
+        if not self.leads:
+            self.leads = True
+            self._search = self._new_search()  # what was set aside may be settled meanwhile
+
+    async def _stand_by(self) -> bool:
+        """Another relay delivers."""
+        self.leads = False
+        self._trouble = ""
+        if not self._stopping.is_set():
+            await self._rest(STAND_BY_S)
+        return self._stopping.is_set()
+
+    async def _idle(self) -> bool:
+        """Nothing is pending, apart from what is set aside."""
+        self._search.nothing_waits()
+        if not self._search.aside:
+            self._clear()
+        if self._stopping.is_set():
+            return True
+        await self._rest(POLL_S, self._woken)
         return False
 
     async def _deliver(self, batch: Sequence[Settlement]) -> None:
@@ -168,12 +208,19 @@ class Relay:
 
     async def _gather(self) -> list[Settlement]:
         """The next batch. A small one waits a moment for more, unless it is a repeat or the relay stops."""
-        size = self._parts[-1] if self._parts else self._settings.batch_max
-        batch = await self._outbox.pending(size)
-        if 0 < len(batch) < size and not (self._parts or self.trouble or self._stopping.is_set()):
+        if (suspect := self._search.due()) is not None:
+            return [suspect]
+        if self._search.is_probing:
+            return await self._outbox.pending(1, newest=True)
+        batch = await self._oldest()
+        hurries = self._search.is_on or self._trouble or self._stopping.is_set()
+        if 0 < len(batch) < self._search.size and not hurries:
             await self._rest(self._settings.linger_s)
-            batch = await self._outbox.pending(size)
+            batch = await self._oldest()
         return batch
+
+    async def _oldest(self) -> list[Settlement]:
+        return self._search.without_suspects(await self._outbox.pending(self._search.size + self._search.aside))
 
     async def _mark_taken(self) -> None:
         if self._taken:
@@ -181,48 +228,81 @@ class Relay:
             self._taken = []
             self._clear()
 
-    async def _divide(self, ids: list[str], words: str) -> None:
-        """Something in the batch is refused for good: send it in halves, or bury it if it stands alone."""
-        if len(ids) == 1:
-            await self._outbox.refuse(ids[0], words)
-            log.warning("event %s is refused for good, it is a dead letter now: %s", ids[0], _own_words(words))
-            self._clear()
-            self._done_part()
-            return
-        if self._parts:
-            self._parts.pop()
-        half = len(ids) // 2
-        self._parts += (len(ids) - half, half)
+    async def _wait_for_sink(self, batch: Sequence[Settlement], error: SinkUnavailable) -> bool:
+        """Whether the sink has the batch is unknown: it goes again, with the same ids."""
+        self.failures += 1
+        await self._note(batch, error.words)
+        if error.failed and self._search.failed(batch, error.words):
+            return False
+        if not error.failed:
+            self._search.unavailable(batch)
+        reason = _own_words(error.words)
+        if not self._trouble:
+            log.warning("the sink takes no events, they wait on disk and are sent again: %s", reason)
+        self._trouble = f"the sink takes no events: {reason}"
+        wait_s = self._backoff.next_s(error.retry_after_s)
+        if self._stopping.is_set() and wait_s >= self._deadline_s:
+            return True
+        await self._rest(wait_s)
+        return False
 
-    def _done_part(self) -> None:
-        if self._parts:
-            self._parts.pop()
+    async def _wait_for_someone(self, batch: Sequence[Settlement], words: str) -> bool:
+        """The sink takes nothing until someone mends the settings."""
+        self.failures += 1
+        await self._note(batch, words)
+        self._search.unavailable(batch)
+        return await self._pause(_own_words(words))
+
+    async def _divide(self, batch: Sequence[Settlement], words: str) -> bool:
+        """Something in the batch is refused for good: send it in halves, or bury it if it stands alone."""
+        if not self._search.refused(batch):
+            return False
+        was_probe = self._search.is_probing
+        await self._bury(batch[0], words)
+        self._search.buried(batch[0])
+        if was_probe:
+            return await self._pause(f"the sink refuses one event after the other ({_own_words(words)})")
+        self._clear()
+        return False
+
+    async def _bury(self, settlement: Settlement, words: str) -> None:
+        await self._outbox.refuse(settlement.id, words)
+        self.refused += 1
+        log.warning("event %s is a dead letter now: %s", settlement.id, _own_words(words))
+
+    async def _pause(self, reason: str) -> bool:
+        """One try each `sink.pause_s`, whatever is committed meanwhile. Returns whether the relay is to end."""
+        trouble = f"delivery is paused: {reason}"
+        if trouble != self._trouble:
+            log.error("delivery is paused until someone mends this, events wait on disk: %s", reason)
+        self._trouble = trouble
+        if not self._stopping.is_set():
+            await self._rest(self._settings.pause_s)
+            return False
+        return True
 
     def _clear(self) -> None:
         """The sink gave an answer that settles something, or nothing waits for one."""
         self._backoff.reset()
-        if self.trouble:
+        if self._trouble:
             log.info("delivery works again")
-            self.trouble = ""
+            self._trouble = ""
 
-    async def _note(self, ids: Sequence[str], words: str) -> None:
+    async def _note(self, batch: Sequence[Settlement], words: str) -> None:
         # A store that fails must not cut the wait short which the caller is about to make.
         try:
-            await self._outbox.note_failure(ids, words)
+            await self._outbox.note_failure([settlement.id for settlement in batch], words)
         except sqlite3.Error as error:
             log.warning("a failed delivery could not be noted: %s", error)
 
-    def _note_paused(self, reason: str) -> None:
-        trouble = f"delivery is paused: {reason}"
-        if trouble != self.trouble:
-            log.error("delivery is paused until someone mends this, events wait on disk: %s", reason)
-        self.trouble = trouble
-
     def _note_store(self, error: sqlite3.Error) -> None:
         trouble = f"the outbox cannot be read or written: {error}"
-        if trouble != self.trouble:
+        if trouble != self._trouble:
             log.error("delivery waits, %s", trouble)
-        self.trouble = trouble
+        self._trouble = trouble
+
+    def _new_search(self) -> Search:
+        return Search(self._settings.batch_max, self._settings.retry_max_s, self._now_s)
 
     async def _rest(self, seconds: float, signal: asyncio.Event | None = None) -> None:
         """Wait, until the time is over, the signal is set, or `stop` is called (a wait that begins later is whole)."""

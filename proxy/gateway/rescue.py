@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 
+from proxy.model import Settlement
 from proxy.store.commit import GroupCommit
 from proxy.store.holds import Holds, Orphan
 from proxy.store.ledger import record_unsettled
@@ -24,7 +25,7 @@ class Rescue:
         self,
         holds: Holds,
         commit: GroupCommit,
-        recorded: Callable[[], None],
+        recorded: Callable[[Settlement], None],
         *,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
@@ -69,12 +70,13 @@ class Rescue:
         settled = False
         try:
             interrupted = orphan.settlements()
-            count = 0
+            unsettled: list[Settlement] = []
             if interrupted:
-                count = await self._commit.run(lambda connection: record_unsettled(connection, interrupted))
+                unsettled = await self._commit.run(lambda connection: record_unsettled(connection, interrupted))
             settled = True
         finally:
             orphan.close(settled=settled)
-        if count:
-            log.warning("%d requests were interrupted by the end of their process, and are settled now", count)
-            self._recorded()
+        if unsettled:
+            log.warning("%d requests were interrupted by the end of their process, and are settled now", len(unsettled))
+        for one in unsettled:
+            self._recorded(one)

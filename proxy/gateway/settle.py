@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from proxy.errors import ProxyError
 from proxy.gateway.call import Call
 from proxy.gateway.meter import Reading
 from proxy.model import Outcome, Settlement, Usage, UsageSource
-from proxy.store.written import write
+from proxy.store.unrecorded import Unrecorded, Way, line_of
 from proxy.upstream.route import Upstream
 from proxy.wire import headers as header
 from proxy.wire.endpoints import Counts
@@ -28,8 +28,8 @@ class Ledger(Protocol):
     def record(self, settlement: Settlement) -> asyncio.Future[None]:
         """Record a settlement. The future is done when it is on disk, or raises `sqlite3.Error`."""
 
-    def record_once(self, settlement: Settlement) -> asyncio.Future[None]:
-        """The same, unless the upstream gave the same response before, to a repeated request."""
+    def record_once(self, settlement: Settlement) -> asyncio.Future[bool]:
+        """The same, unless the upstream gave the same response before, to a repeated request: then it gives False."""
 
 
 def known_of(call: Call, upstream: Upstream) -> Settlement:
@@ -57,22 +57,24 @@ def known_of(call: Call, upstream: Upstream) -> Settlement:
 
 
 class Settler:
-    """Makes settlements durable, and tells the relay that there is something to deliver.
+    """Makes settlements durable, and tells `recorded` of each that is.
 
-    `defer` takes those whose usage becomes known later (`Followup.defer`).
+    `defer` takes those whose usage becomes known later, and where their upstream key is found (`Followup.defer`).
     """
 
     def __init__(
         self,
         ledger: Ledger,
-        recorded: Callable[[], None],
-        defer: Callable[[Settlement], asyncio.Future[None]],
+        recorded: Callable[[Settlement], None],
+        defer: Callable[[Settlement, str], asyncio.Future[None]],
         stderr: TextIO | None = None,
     ) -> None:
         self._ledger = ledger
         self._recorded = recorded
         self._defer = defer
         self._stderr = stderr
+        #: How many settlements went to standard error instead.
+        self.unrecorded = 0
 
     async def settle(
         self,
@@ -106,20 +108,31 @@ class Settler:
             estimator=estimator,
             units=reading.units,
         )
+        way, upstream_key = Way.PLAIN, ""
+        recorded: asyncio.Future[Any]
         if reading.deferred:
-            recorded = self._defer(settlement)
+            # What is known of its input stays with it: one that is cancelled may never report its usage.
+            settlement = replace(
+                settlement, usage=known.usage, usage_source=known.usage_source, estimator=known.estimator
+            )
+            way, upstream_key = Way.LATER, call.caller.upstream_key
+            recorded = self._defer(settlement, upstream_key)
         elif settlement.response_id and header.get(call.headers, b"idempotency-key") is not None:
+            way = Way.ONCE
             recorded = self._ledger.record_once(settlement)
         else:
             recorded = self._ledger.record(settlement)
         # Not after an `await`: whoever waits here may be cancelled, and the outcome must be seen all the same.
-        recorded.add_done_callback(partial(self._note, settlement))
+        recorded.add_done_callback(partial(self._note, settlement, way, upstream_key))
         await asyncio.wait([recorded])
 
-    def _note(self, settlement: Settlement, recorded: asyncio.Future[None]) -> None:
+    def _note(self, settlement: Settlement, way: Way, upstream_key: str, recorded: asyncio.Future[Any]) -> None:
         error = asyncio.CancelledError() if recorded.cancelled() else recorded.exception()
         if error is None:
-            self._recorded()
+            if way is Way.PLAIN or (way is Way.ONCE and recorded.result()):
+                self._recorded(settlement)
             return
+        self.unrecorded += 1
         log.error("the ledger refused event %s, which follows as a JSON line: %s", settlement.id, error)
-        print(f'{{"tollgate_settlement":{write(settlement).decode()}}}', file=self._stderr or sys.stderr, flush=True)
+        line = line_of(Unrecorded(settlement, way, upstream_key))
+        print(line, file=self._stderr or sys.stderr, flush=True)

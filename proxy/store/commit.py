@@ -29,7 +29,7 @@ Work = Callable[[sqlite3.Connection], Any]
 BATCH_MAX = 2_048
 #: Changes that may wait; beyond it new requests are refused.
 BACKLOG_MAX = 20_000
-#: How often a ledger that failed is tried again while nobody writes.
+#: How often the file is looked at while nobody writes, and tried where it failed.
 _PROBE_S = 1.0
 
 
@@ -95,7 +95,7 @@ class GroupCommit:
         """Record a settlement; the future is done when it is on disk, or raises `sqlite3.Error`."""
         return self._submit(settlement, None)
 
-    def record_once(self, settlement: Settlement) -> asyncio.Future[None]:
+    def record_once(self, settlement: Settlement) -> asyncio.Future[bool]:
         """Record a settlement, unless its response is one that was settled before (`ledger.record_once`)."""
         return self.run(lambda connection: record_once(connection, settlement))
 
@@ -134,7 +134,7 @@ class GroupCommit:
         """
         batch: list[_Change] = []
         try:
-            change = self._queue.get(timeout=self._probe_s if self.trouble else None)
+            change = self._queue.get(timeout=self._probe_s)
             while change is not None:
                 batch.append(change)
                 if len(batch) >= BATCH_MAX:
@@ -150,6 +150,8 @@ class GroupCommit:
                 probe(self._link.connection())
             if batch:
                 self._transact(batch)
+            else:
+                self._link.connection()  # a file that was deleted is noticed while nobody writes, too
         except Exception as error:  # noqa: BLE001 (the edge of the writer: who submitted the changes is told)
             for change in batch:
                 change.error = error
@@ -178,7 +180,7 @@ class GroupCommit:
         if trouble != self.trouble:
             log.error("the ledger cannot be written, new requests are refused until it can: %s", trouble)
         self.trouble = trouble
-        self._link.close()
+        self._link.fail(error)
 
     def _tell(self, batch: list[_Change]) -> None:
         assert self._loop is not None

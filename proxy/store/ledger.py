@@ -32,13 +32,36 @@ _SETTLEMENT_COLUMNS = _UNITS_TO + 5
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A settlement and where its event stands. `error` is the receiver's last words."""
+    """A settlement and where its event stands. `error` is the receiver's last words, `reason` why it was discarded."""
 
     settlement: Settlement
     state: EventState
     attempts: int
     error: str
     delivered_ms: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which events a person asks for: whose, with which words among the receiver's, and arrived in `[from_ms, to_ms)`.
+
+    Letters of the words match in both cases.
+    """
+
+    subject: str = ""
+    words: str = ""
+    from_ms: int = 0
+    to_ms: int = _COUNT_MAX
+
+    @property
+    def row(self) -> tuple[str | int, ...]:
+        """As the queries take it."""
+        return self.subject, self.subject, self.words, self.words, self.from_ms, self.to_ms
+
+
+#: All of them.
+EVERY = Wanted()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +94,26 @@ def record(connection: sqlite3.Connection, settlements: Sequence[Settlement]) ->
     connection.executemany(queries.ADD_TO_ROLLUP, rollups)
 
 
-def record_once(connection: sqlite3.Connection, settlement: Settlement) -> None:
-    """Record a settlement unless one with the same subject and `response_id` was recorded so within a day."""
+def record_once(connection: sqlite3.Connection, settlement: Settlement) -> bool:
+    """Record a settlement unless one with the same subject and `response_id` was recorded so within a day.
+
+    Returns whether it was recorded.
+    """
     connection.execute(queries.FORGET_IDEMPOTENT, (settlement.time_ms - _DAY_MS,))
     row = (settlement.subject, settlement.response_id, settlement.time_ms)
-    if connection.execute(queries.NOTE_IDEMPOTENT, row).rowcount:
-        record(connection, [settlement])
+    if not connection.execute(queries.NOTE_IDEMPOTENT, row).rowcount:
+        return False
+    record(connection, [settlement])
+    return True
 
 
-def record_unsettled(connection: sqlite3.Connection, settlements: Sequence[Settlement]) -> int:
-    """Record those that are not settled yet, and do not wait for a background response either. Returns how many."""
+def record_unsettled(connection: sqlite3.Connection, settlements: Sequence[Settlement]) -> list[Settlement]:
+    """Record those that are not settled yet, and do not wait for a background response either. Returns these."""
     unsettled = [
         one for one in settlements if connection.execute(queries.IS_KNOWN, (one.id, one.id)).fetchone() is None
     ]
     record(connection, unsettled)
-    return len(unsettled)
+    return unsettled
 
 
 def probe(connection: sqlite3.Connection) -> None:
@@ -102,16 +130,10 @@ def event(connection: sqlite3.Connection, event_id: str) -> Delivery | None:
 
 
 def newest(
-    connection: sqlite3.Connection, *, subject: str = "", state: EventState | None = None, limit: int
+    connection: sqlite3.Connection, wanted: Wanted = EVERY, *, state: EventState | None = None, limit: int
 ) -> list[Delivery]:
     """The newest events first."""
-    if state is not None:
-        rows: Iterable[Any] = connection.execute(queries.EVENTS_IN_STATE[state], (subject, subject, limit))
-    elif subject:
-        rows = connection.execute(queries.EVENTS_OF_SUBJECT, (subject, limit))
-    else:
-        rows = connection.execute(queries.EVENTS_NEWEST, (limit,))
-    return [_delivery(row) for row in rows]
+    return [_delivery(row) for row in connection.execute(queries.EVENTS_NEWEST[state], (*wanted.row, limit))]
 
 
 def usage(connection: sqlite3.Connection, *, from_ms: int, to_ms: int, subject: str = "") -> list[UsageLine]:
@@ -194,5 +216,5 @@ def _name(text: str) -> str:
 
 
 def _delivery(row: Sequence[Any]) -> Delivery:
-    state, attempts, error, delivered_ms = row[_SETTLEMENT_COLUMNS:]
-    return Delivery(settlement_of(row), EventState(state), attempts, error, delivered_ms)
+    state, attempts, error, delivered_ms, reason = row[_SETTLEMENT_COLUMNS:]
+    return Delivery(settlement_of(row), EventState(state), attempts, error, delivered_ms, reason)

@@ -16,45 +16,66 @@ from proxy.store.commit import GroupCommit
 from proxy.store.database import Database, Link
 from proxy.store.ledger import settlement_of
 
-_ERROR_CHARS_MAX = 2_000
+_WORDS_CHARS_MAX = 2_000
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits for the sink. `oldest_ms` is the time of the pending event that was recorded first."""
+    """What the sink has not taken. `oldest_ms` is the time of the pending event that was recorded first."""
 
     pending: int
     dead: int
-    recorded: int
+    discarded: int
     oldest_ms: int | None
 
+    def age_s(self, now_ms: int) -> int | None:
+        """Whole seconds that the oldest one has waited; 0 where the clock was set back, None where nothing waits."""
+        return None if self.oldest_ms is None else max(0, now_ms - self.oldest_ms) // 1_000
 
-def pending(connection: sqlite3.Connection, limit: int) -> list[Settlement]:
-    """The oldest pending events, at most `limit`."""
-    return [settlement_of(row) for row in connection.execute(queries.PENDING_EVENTS, (limit,))]
+
+def pending(connection: sqlite3.Connection, limit: int, *, newest: bool = False) -> list[Settlement]:
+    """The oldest pending events, at most `limit`, the oldest first; or the newest, the newest first."""
+    query = queries.PENDING_EVENTS_NEWEST if newest else queries.PENDING_EVENTS
+    return [settlement_of(row) for row in connection.execute(query, (limit,))]
+
+
+def move(
+    connection: sqlite3.Connection, before: EventState, after: EventState, ids: Sequence[str], *noted: str | int
+) -> int:
+    """Move events that stand where they are said to, and leave the others alone. Returns how many there were.
+
+    `noted` is what the move notes (`queries.MOVE_EVENTS`). Raises `KeyError` for one that is not in `MOVES`.
+    """
+    return connection.execute(queries.MOVE_EVENTS[before, after], (*noted, orjson.dumps(ids).decode())).rowcount
 
 
 def accept(connection: sqlite3.Connection, ids: Sequence[str], now_ms: int) -> None:
     """The sink answered 2xx."""
-    connection.execute(queries.MOVE_EVENTS, (EventState.ACCEPTED, "", now_ms, orjson.dumps(ids).decode()))
+    move(connection, EventState.PENDING, EventState.ACCEPTED, ids, now_ms)
 
 
 def refuse(connection: sqlite3.Connection, event_id: str, words: str) -> None:
     """The sink refused this event for good; `words` is what it said."""
-    ids = orjson.dumps([event_id]).decode()
-    connection.execute(queries.MOVE_EVENTS, (EventState.DEAD, _bounded(words), None, ids))
+    move(connection, EventState.PENDING, EventState.DEAD, [event_id], bounded(words))
 
 
 def note_failure(connection: sqlite3.Connection, ids: Sequence[str], words: str) -> None:
     """A try failed and will be made again."""
-    connection.execute(queries.NOTE_FAILURE, (_bounded(words), orjson.dumps(ids).decode()))
+    connection.execute(queries.NOTE_FAILURE, (bounded(words), orjson.dumps(ids).decode()))
 
 
 def backlog(connection: sqlite3.Connection) -> Backlog:
-    count, oldest_ms = connection.execute(queries.PENDING_COUNT).fetchone()
+    """Counted from the indexes of these states: what it costs depends on them, and not on the ledger's size."""
+    pending_count, oldest_ms = connection.execute(queries.PENDING_COUNT).fetchone()
     (dead,) = connection.execute(queries.DEAD_COUNT).fetchone()
-    (recorded,) = connection.execute(queries.EVENT_COUNT).fetchone()
-    return Backlog(count, dead, recorded, oldest_ms)
+    (discarded,) = connection.execute(queries.DISCARDED_COUNT).fetchone()
+    return Backlog(pending_count, dead, discarded, oldest_ms)
+
+
+def recorded(connection: sqlite3.Connection) -> int:
+    """How many events there are in all, from the totals."""
+    count: int = connection.execute(queries.EVENT_COUNT).fetchone()[0]
+    return count
 
 
 class Outbox:
@@ -69,8 +90,8 @@ class Outbox:
         self._link = Link(database, read_only=True)
         self._reading = threading.Lock()
 
-    async def pending(self, limit: int) -> list[Settlement]:
-        return await asyncio.to_thread(self._pending, limit)
+    async def pending(self, limit: int, *, newest: bool = False) -> list[Settlement]:
+        return await asyncio.to_thread(self._pending, limit, newest)
 
     async def accept(self, ids: Sequence[str]) -> None:
         now_ms = self._now_ms()
@@ -87,14 +108,15 @@ class Outbox:
         with self._reading:  # a read whose caller was cancelled goes on in its thread
             self._link.close()
 
-    def _pending(self, limit: int) -> list[Settlement]:
+    def _pending(self, limit: int, newest: bool) -> list[Settlement]:
         with self._reading:
             try:
-                return pending(self._link.connection(), limit)
+                return pending(self._link.connection(), limit, newest=newest)
             except sqlite3.Error:
                 self._link.close()
                 raise
 
 
-def _bounded(words: str) -> str:
-    return words[:_ERROR_CHARS_MAX].encode("utf-8", "replace").decode()
+def bounded(words: str) -> str:
+    """Words of others, as they are stored."""
+    return words[:_WORDS_CHARS_MAX].encode("utf-8", "replace").decode()

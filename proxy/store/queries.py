@@ -36,18 +36,31 @@ ADD_TO_ROLLUP = f"""
 INSERT_PROBE = "INSERT INTO probe VALUES (zeroblob(?))"
 DELETE_PROBES = "DELETE FROM probe"
 
-# The oldest events that the sink has not accepted, in the order of their commits.
-PENDING_EVENTS = f"""
-    SELECT {_EVENT_COLUMNS}, attempts FROM events INDEXED BY events_pending
-    WHERE state = 'pending' ORDER BY seq LIMIT ?
-"""
+# The events that the sink has not accepted, in the order of their commits: the oldest first, or the newest.
+PENDING_EVENTS, PENDING_EVENTS_NEWEST = (
+    f"""
+        SELECT {_EVENT_COLUMNS}, attempts FROM events INDEXED BY events_pending
+        WHERE state = 'pending' ORDER BY seq {direction} LIMIT ?
+    """
+    for direction in ("ASC", "DESC")
+)
 
-# Events moved by the relay: the ids are a JSON array. The plus has SQLite look them up by id, and not walk all that
-# is pending (126 ms for a hundred of a million).
-MOVE_EVENTS = """
-    UPDATE events SET state = ?, attempts = attempts + 1, error = ?, delivered_ms = ?
-    WHERE +state = 'pending' AND id IN (SELECT value FROM json_each(?))
-"""
+# Events moved, each move from its one state alone: what it notes, and the ids as a JSON array. The plus has SQLite look
+# them up by id, and not walk all that is pending (126 ms for a hundred of a million).
+MOVE_EVENTS = {
+    (before, after): f"""
+        UPDATE events SET state = '{after}'{noted}
+        WHERE +state = '{before}' AND id IN (SELECT value FROM json_each(?)){unless}
+    """
+    for before, after, noted, unless in (
+        (EventState.PENDING, EventState.ACCEPTED, ", attempts = attempts + 1, error = '', delivered_ms = ?", ""),
+        (EventState.PENDING, EventState.DEAD, ", attempts = attempts + 1, error = ?", ""),
+        (EventState.DEAD, EventState.PENDING, "", ""),
+        (EventState.DEAD, EventState.DISCARDED, ", reason = ?", ""),
+        (EventState.DISCARDED, EventState.PENDING, "", ""),
+        (EventState.ACCEPTED, EventState.PENDING, ", delivered_ms = NULL", " AND delivered_ms <= ?"),
+    )
+}
 
 # A failed try that leaves events pending.
 NOTE_FAILURE = """
@@ -63,34 +76,41 @@ PENDING_COUNT = """
     FROM events INDEXED BY events_pending WHERE state = 'pending'
 """
 
-# Dead letters.
+# Dead letters, and those of them that a person gave up.
 DEAD_COUNT = "SELECT count(*) FROM events INDEXED BY events_dead WHERE state = 'dead'"
+DISCARDED_COUNT = "SELECT count(*) FROM events INDEXED BY events_discarded WHERE state = 'discarded'"
 
 # Every event ever recorded, from the counters.
 EVENT_COUNT = "SELECT coalesce(sum(requests), 0) FROM rollups"
 
 # One event, with how its delivery stands.
-EVENT = f"SELECT {_EVENT_COLUMNS}, state, attempts, error, delivered_ms FROM events WHERE id = ?"
+_DELIVERY_COLUMNS = f"{_EVENT_COLUMNS}, state, attempts, error, delivered_ms, reason"
+EVENT = f"SELECT {_DELIVERY_COLUMNS} FROM events WHERE id = ?"
 
-# The newest events, all or of one subject or state.
-EVENTS_NEWEST = f"SELECT {_EVENT_COLUMNS}, state, attempts, error, delivered_ms FROM events ORDER BY seq DESC LIMIT ?"
-EVENTS_OF_SUBJECT = f"""
-    SELECT {_EVENT_COLUMNS}, state, attempts, error, delivered_ms FROM events
-    WHERE subject = ? ORDER BY seq DESC LIMIT ?
+# What a person asks for: a subject and a part of the receiver's words ('' for any), and when the request arrived. The
+# plus keeps SQLite from the index of the times, whose order is another.
+_WANTED = """
+    (? = '' OR subject = ?) AND (? = '' OR instr(lower(error), lower(?))) AND +time_ms >= ? AND +time_ms < ?
 """
-# The state is written out: with a bound one the index of pending or dead events could not serve.
-EVENTS_IN_STATE = {
-    state: f"""
-        SELECT {_EVENT_COLUMNS}, state, attempts, error, delivered_ms FROM events {index}
-        WHERE state = '{state}' AND (? = '' OR subject = ?) ORDER BY seq DESC LIMIT ?
-    """
-    for state, index in (
-        (EventState.PENDING, "INDEXED BY events_pending"),
-        (EventState.ACCEPTED, ""),
-        (EventState.DEAD, "INDEXED BY events_dead"),
-        (EventState.DISCARDED, ""),
+# The newest events, all or those in one state. The state is written out: with a bound one no index of a state serves.
+EVENTS_NEWEST: dict[EventState | None, str] = {
+    state: f"SELECT {_DELIVERY_COLUMNS} FROM events {where} {_WANTED} ORDER BY seq DESC LIMIT ?"
+    for state, where in (
+        (None, "WHERE"),
+        (EventState.PENDING, "INDEXED BY events_pending WHERE state = 'pending' AND"),
+        (EventState.ACCEPTED, "WHERE state = 'accepted' AND"),
+        (EventState.DEAD, "INDEXED BY events_dead WHERE state = 'dead' AND"),
+        (EventState.DISCARDED, "INDEXED BY events_discarded WHERE state = 'discarded' AND"),
     )
 }
+
+# Dead letters in the order of their commits, a page at a time; and where the ledger ends.
+DEAD_LETTERS = f"""
+    SELECT seq, id, time_ms FROM events INDEXED BY events_dead
+    WHERE state = 'dead' AND seq > ? AND seq <= ? AND {_WANTED} ORDER BY seq LIMIT ?
+"""
+LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM events"
+STATE_OF = "SELECT state, time_ms FROM events WHERE id = ?"
 
 # Usage between two hours, per subject, model, endpoint and source; of all subjects, or of one.
 _USAGE = f"""
@@ -101,11 +121,12 @@ _USAGE = f"""
 USAGE = _USAGE % ""
 USAGE_OF_SUBJECT = _USAGE % "AND subject = ?"
 
-INSERT_TENANT = "INSERT INTO tenants (id, name, status, created_ms) VALUES (?, ?, 'active', ?)"
-TENANT = "SELECT id, name, status, created_ms FROM tenants WHERE id = ?"
-TENANTS = "SELECT id, name, status, created_ms FROM tenants ORDER BY id"
+INSERT_TENANT = "INSERT INTO tenants (id, name, status, created_ms, upstream_key) VALUES (?, ?, 'active', ?, ?)"
+TENANT = "SELECT id, name, status, created_ms, upstream_key FROM tenants WHERE id = ?"
+TENANTS = "SELECT id, name, status, created_ms, upstream_key FROM tenants ORDER BY id"
 TENANT_COUNT = "SELECT count(*) FROM tenants"
 SET_TENANT_STATUS = "UPDATE tenants SET status = ? WHERE id = ?"
+SET_UPSTREAM_KEY = "UPDATE tenants SET upstream_key = ? WHERE id = ?"
 
 INSERT_KEY = """
     INSERT INTO keys (id, tenant_id, name, hash, hint, models, trusted, created_ms, expires_ms)
@@ -119,7 +140,9 @@ EXPIRE_KEY = "UPDATE keys SET expires_ms = ? WHERE id = ? AND (expires_ms IS NUL
 
 # Who a key (by its hash) belongs to, unless it was revoked.
 CALLER = """
-    SELECT keys.id, keys.tenant_id, tenants.status, keys.models, keys.trusted, keys.expires_ms, keys.hash
+    SELECT
+        keys.id, keys.tenant_id, tenants.status, keys.models, keys.trusted, keys.expires_ms, tenants.upstream_key,
+        keys.hash
     FROM keys JOIN tenants ON tenants.id = keys.tenant_id WHERE keys.hash = ? AND keys.revoked_ms IS NULL
 """
 
@@ -128,16 +151,34 @@ REVISION = "SELECT number FROM revision"
 
 # A background response to ask for until its usage is known.
 INSERT_FOLLOWUP = """
-    INSERT INTO followups (id, response_id, settlement, tries, next_ms, until_ms) VALUES (?, ?, ?, 0, ?, ?)
+    INSERT INTO followups (id, response_id, settlement, tries, next_ms, until_ms, upstream_key)
+    VALUES (?, ?, ?, 0, ?, ?, ?)
 """
-# Those that are due, the longest waiting first; and when the next one is.
-FOLLOWUPS_DUE = """
-    SELECT response_id, settlement, tries, until_ms FROM followups WHERE next_ms <= ? ORDER BY next_ms LIMIT ?
-"""
+# Those that are due, the longest waiting first; those of one response; and when the next one is.
+_FOLLOWUP = "SELECT response_id, settlement, tries, until_ms, upstream_key FROM followups"
+FOLLOWUPS_DUE = f"{_FOLLOWUP} WHERE next_ms <= ? ORDER BY next_ms LIMIT ?"
+FOLLOWUPS_OF_RESPONSE = f"{_FOLLOWUP} WHERE response_id = ?"
 NEXT_FOLLOWUP = "SELECT min(next_ms) FROM followups"
 POSTPONE_FOLLOWUP = "UPDATE followups SET tries = tries + 1, next_ms = ? WHERE id = ?"
 DELETE_FOLLOWUP = "DELETE FROM followups WHERE id = ?"
 
+# What a tenant has made upstream: remembered once, for the first who is told; whose it is; and gone.
+INSERT_OWNED = "INSERT INTO owned (id, subject, time_ms) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+OWNER = "SELECT subject FROM owned WHERE id = ?"
+DELETE_OWNED = "DELETE FROM owned WHERE id = ?"
+
 # A response to a request with an Idempotency-Key: seen for the first time, if a row was inserted.
 NOTE_IDEMPOTENT = "INSERT INTO idempotent (subject, response_id, time_ms) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
 FORGET_IDEMPOTENT = "DELETE FROM idempotent WHERE time_ms < ?"
+
+# The events in the order of their requests' arrival, from one on, for a reconciliation; and one of them.
+_RECORDED = f"SELECT {_EVENT_COLUMNS}, state, delivered_ms, time_ms, seq FROM events"
+EVENTS_BY_TIME = f"""
+    {_RECORDED} INDEXED BY events_by_time WHERE (time_ms, seq) > (?, ?) AND time_ms < ? ORDER BY time_ms, seq LIMIT ?
+"""
+EVENT_RECORDED = f"{_RECORDED} WHERE id = ?"
+FOLLOWUP_COUNT = "SELECT count(*) FROM followups"
+
+# Accepted events that the receiver does not have, for the relay to send again; and one that was sent once more.
+SEND_AGAIN = MOVE_EVENTS[EventState.ACCEPTED, EventState.PENDING]
+NOTE_SENT = "UPDATE events SET attempts = attempts + 1, delivered_ms = ? WHERE +state = 'accepted' AND id = ?"

@@ -15,19 +15,21 @@ from starlette.types import ASGIApp
 from proxy.errors import MethodNotAllowed, ProxyError, UnknownRoute, error_answer
 from proxy.gateway.call import Arrival
 from proxy.web.health import Readiness, healthz
+from proxy.web.metrics import Metrics
 
 
-def create_web(readiness: Readiness, agent: Mapping[str, ASGIApp]) -> Starlette:
+def create_web(readiness: Readiness, metrics: Metrics, agent: Mapping[str, ASGIApp]) -> Starlette:
     """The application for everything but `/v1`; `agent` holds the agent endpoints by path."""
     routes = [
         Route("/healthz", healthz, methods=["GET"]),
         Route("/readyz", readiness.readyz, methods=["GET"]),
+        Route("/metrics", metrics.metrics, methods=["GET"]),
         *(Route(path, endpoint) for path, endpoint in agent.items()),
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _refuse})
+    return Starlette(routes=routes, exception_handlers={HTTPException: _refuse_route, ProxyError: _refuse})
 
 
-async def _refuse(request: Request, error: Exception) -> Response:
+async def _refuse_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     route = f"{request.method} {request.url.path}"
     refusal: ProxyError
@@ -35,7 +37,12 @@ async def _refuse(request: Request, error: Exception) -> Response:
         refusal = MethodNotAllowed(f"{route} is not served.", (error.headers or {}).get("Allow", ""))
     else:
         refusal = UnknownRoute(f"Unknown request URL: {route[:200]}.")
-    status, headers, body = error_answer(refusal)
+    return await _refuse(request, refusal)
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ProxyError)
+    status, headers, body = error_answer(error)
     answer = Response(body, status)
     request_id = Arrival().id.encode()
     answer.raw_headers = [*headers, (b"x-request-id", request_id), (b"x-tollgate-request-id", request_id)]

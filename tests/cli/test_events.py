@@ -4,8 +4,7 @@ import time
 
 import pytest
 
-from proxy.cli.events import age_s_of
-from proxy.model import Outcome, UsageSource
+from proxy.model import EventState, Outcome, UsageSource
 from proxy.store import outbox
 from tests.cli.conftest import Command, settlement
 from tests.delivery.ledger import event_of
@@ -33,25 +32,31 @@ def ids(tollgate: Command, *options: str) -> list[str]:
 
 
 def test_the_status_of_an_empty_ledger(tollgate: Command) -> None:
-    status = {"pending": 0, "dead": 0, "recorded": 0, "oldest_pending_age_s": None}
-    assert tollgate.json("events", "status") == status
+    counts = {"pending": 0, "accepted": 0, "dead": 0, "discarded": 0, "recorded": 0}
+    assert tollgate.json("events", "status") == counts | {"oldest_pending_age_s": None, "warning": ""}
     assert [line.split() for line in tollgate.done("events", "status").splitlines()][:2] == [
         ["pending", "0"],
-        ["dead", "0"],
+        ["accepted", "0"],
     ]
 
 
 def test_the_status_counts_and_tells_the_oldest_pending_events_age(three: Command) -> None:
     status = three.json("events", "status")
     assert 90 <= status.pop("oldest_pending_age_s") < 120
-    assert status == {"pending": 1, "dead": 1, "recorded": 3}
+    counts = {"pending": 1, "accepted": 1, "dead": 1, "discarded": 0, "recorded": 3}
+    assert status == counts | {"warning": ""}
     assert "s old" in three.done("events", "status")
 
 
-def test_an_age_is_whole_seconds_and_never_negative() -> None:
-    assert age_s_of(None, 5_000) is None
-    assert age_s_of(1_001, 5_000) == 3
-    assert age_s_of(9_000, 5_000) == 0
+@pytest.mark.parametrize(("age_s", "words"), [(44 * 60, ""), (46 * 60, "45 minutes"), (21 * 3600, "20 hours")])
+def test_the_status_warns_before_the_receivers_windows_run_out(
+    tollgate: Command, monkeypatch: pytest.MonkeyPatch, age_s: int, words: str
+) -> None:
+    tollgate.record(settlement("req_1", time_ms=time.time_ns() // 1_000_000 - age_s * 1_000))
+    assert tollgate.json("events", "status")["warning"] == "", "without a sink nothing is late"
+    monkeypatch.setenv("KONNECT_API_URL", "http://127.0.0.1:9")
+    assert words in tollgate.json("events", "status")["warning"]
+    assert ("warning" in tollgate.done("events", "status")) == bool(words)
 
 
 def test_events_are_listed_newest_first_and_by_tenant_state_and_limit(three: Command) -> None:
@@ -61,6 +66,9 @@ def test_events_are_listed_newest_first_and_by_tenant_state_and_limit(three: Com
     assert ids(three, "--state", "accepted") == ["req_1"]
     assert ids(three, "--state", "pending", "--tenant", "other") == []
     assert ids(three, "--state", "dead", "--tenant", "other") == ["req_2"]
+    assert ids(three, "--error", "UNKNOWN meter") == ["req_2"]
+    assert ids(three, "--from", "2026-04-13", "--to", "2026-04-14") == ["req_2", "req_1"]
+    assert ids(three, "--from", "2026-04-13T10:30:00.124Z", "--to", "2026-04-14") == []
 
 
 def test_a_listed_event_tells_how_the_request_ended_and_where_its_event_stands(three: Command) -> None:
@@ -75,7 +83,7 @@ def test_a_listed_event_tells_how_the_request_ended_and_where_its_event_stands(t
     assert "There are no such events." in three.done("events", "list", "--state", "pending", "--tenant", "other")
 
 
-@pytest.mark.parametrize("options", [("--state", "lost"), ("--limit", "0"), ("--limit", "9" * 30), ("--limit", "x")])
+@pytest.mark.parametrize("options", [("--state", "lost"), ("--limit", "0"), ("--limit", "9" * 30), ("--from", "x")])
 def test_a_filter_that_is_none_is_a_usage_error(three: Command, options: tuple[str, str]) -> None:
     assert options[0] in three.refused("events", "list", *options, code=2)
 
@@ -94,6 +102,7 @@ def test_an_event_is_shown_as_it_is_sent_with_its_standing(three: Command) -> No
         "attempts": 1,
         "error": "",
         "delivered_at": "2026-04-13T10:30:01.456Z",
+        "reason": "",
     }
     assert shown["events"][0]["data"]["total_tokens"] == 247
     pending = three.json("events", "show", "req_3")
@@ -109,6 +118,15 @@ def test_the_receivers_words_steer_no_terminal(three: Command) -> None:
     said = three.done("events", "show", "req_2")
     assert "400: unknown meter \\x1b[31m[bold]" in said
     assert '"subject": "other"' in said
+
+
+def test_a_discarded_event_shows_why_and_what_the_receiver_said(three: Command) -> None:
+    with three.database.transaction() as connection:
+        outbox.move(connection, EventState.DEAD, EventState.DISCARDED, ["req_2"], "a test\x1b tenant's")
+    said = three.done("events", "show", "req_2")
+    assert "discarded because  a test\\x1b tenant's" in said
+    assert "400: unknown meter" in said
+    assert three.json("events", "list", "--state", "discarded")[0]["reason"] == "a test\x1b tenant's"
 
 
 def test_an_unknown_event_is_refused(three: Command) -> None:

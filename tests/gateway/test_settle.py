@@ -26,7 +26,7 @@ class Ledger:
         self.recorded: list[Settlement] = []
         self.commits: list[asyncio.Future[None]] = []
 
-    def record_once(self, settlement: Settlement) -> asyncio.Future[None]:
+    def record_once(self, settlement: Settlement) -> asyncio.Future[bool]:
         raise AssertionError("nothing here has an Idempotency-Key")
 
     def record(self, settlement: Settlement) -> asyncio.Future[None]:
@@ -35,7 +35,7 @@ class Ledger:
         return self.commits[-1]
 
 
-def never(_: Settlement) -> asyncio.Future[None]:
+def never(_: Settlement, __: str) -> asyncio.Future[None]:
     raise AssertionError("nothing here is deferred")
 
 
@@ -51,22 +51,22 @@ def settle(settler: Settler, reading: Reading = READING) -> asyncio.Task[None]:
     return asyncio.ensure_future(settled)
 
 
-async def test_it_returns_when_the_record_is_on_disk_and_then_wakes_the_relay() -> None:
-    ledger, woken = Ledger(), asyncio.Event()
-    settling = settle(Settler(ledger, woken.set, never))
+async def test_it_returns_when_the_record_is_on_disk_and_then_says_so() -> None:
+    ledger, told = Ledger(), list[Settlement]()
+    settling = settle(Settler(ledger, told.append, never))
     await asyncio.sleep(0)
     assert not settling.done()
-    assert not woken.is_set()
+    assert told == []
     ledger.commits[0].set_result(None)
     await settling
-    assert woken.is_set()
+    assert told == ledger.recorded
     (settlement,) = ledger.recorded
     assert (settlement.model, settlement.usage.total_tokens, settlement.ttft_ms) == ("m-1", 12, 3)
 
 
 async def test_an_answer_that_names_no_model_is_recorded_under_the_one_asked_for() -> None:
     ledger = Ledger()
-    settling = settle(Settler(ledger, lambda: None, never), Reading())
+    settling = settle(Settler(ledger, lambda _: None, never), Reading())
     await asyncio.sleep(0)
     ledger.commits[0].set_result(None)
     await settling
@@ -75,7 +75,7 @@ async def test_an_answer_that_names_no_model_is_recorded_under_the_one_asked_for
 
 async def test_a_cancelled_request_is_recorded_all_the_same() -> None:
     ledger = Ledger()
-    settling = settle(Settler(ledger, lambda: None, never))
+    settling = settle(Settler(ledger, lambda _: None, never))
     await asyncio.sleep(0)
     settling.cancel()
     await asyncio.wait([settling])
@@ -84,7 +84,7 @@ async def test_a_cancelled_request_is_recorded_all_the_same() -> None:
 
 async def test_what_the_ledger_refuses_is_one_json_line_on_standard_error() -> None:
     ledger, stderr = Ledger(), io.StringIO()
-    settling = settle(Settler(ledger, lambda: None, never, stderr))
+    settling = settle(Settler(ledger, lambda _: None, never, stderr))
     await asyncio.sleep(0)
     ledger.commits[0].set_exception(sqlite3.OperationalError("database or disk is full"))
     await settling

@@ -7,13 +7,14 @@ import logging
 import resource
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 
 import pytest
 
 from proxy.errors import LedgerUnavailable
 from proxy.store.commit import GroupCommit
 from proxy.store.database import Database, Link
+from proxy.store.ledger import record
 from tests.store.samples import SAMPLE, rollups, settlement, settlements, sums_of_events
 
 pytestmark = pytest.mark.anyio
@@ -200,6 +201,80 @@ async def test_a_file_that_was_replaced_by_something_else_is_trouble(
     await asyncio.sleep(3 * PROBE_S)
     with pytest.raises(LedgerUnavailable):
         ledger.check()
+
+
+async def test_a_file_that_was_moved_away_is_noticed_while_nobody_writes(
+    database: Database, ledger: GroupCommit
+) -> None:
+    database.path.rename(database.path.with_name("away.db"))
+    async with asyncio.timeout(5):
+        while not ledger.trouble:  # noqa: ASYNC110 (nobody signals it)
+            await asyncio.sleep(PROBE_S)
+    with pytest.raises(LedgerUnavailable):
+        ledger.check()
+
+
+async def test_a_write_ahead_log_that_was_deleted_is_saved_and_written_anew(
+    database: Database, ledger: GroupCommit, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader = Link(database, read_only=True)
+    assert ids(reader.connection()) == []
+    await ledger.record(SAMPLE)
+    wal = database.path.with_name("tollgate.db-wal")
+    wal.unlink()
+    await ledger.record(settlement("req_2"))
+    with suppress(sqlite3.Error):  # a reader of the old log may fail once
+        ids(reader.connection())
+    reader.close()
+    assert ids(reader.connection()) == ["req_1", "req_2"]
+    # What a process finds that starts after a kill -9 of this one.
+    copy = database.path.with_name("copy")
+    copy.mkdir()
+    for path in (database.path, wal):
+        (copy / path.name).write_bytes(path.read_bytes())
+    with another_process(Database(f"sqlite:///{copy}/tollgate.db")) as other:
+        assert ids(other) == ["req_1", "req_2"]
+    reader.close()
+    assert [line for line in caplog.messages if "was deleted while in use" in line]
+
+
+async def test_a_deleted_log_is_held_on_to_until_it_is_saved(database: Database, ledger: GroupCommit) -> None:
+    await ledger.record(SAMPLE)
+    reader = Link(database, read_only=True)
+    reader.connection().execute("BEGIN")
+    assert ids(reader.connection()) == ["req_1"]
+    await ledger.record(settlement("req_2"))
+    database.path.with_name("tollgate.db-wal").unlink()
+    error = await refuses(ledger)
+    assert "cannot be saved while another process reads" in str(error)
+    reader.connection().execute("COMMIT")
+    await healthy(ledger)
+    await ledger.record(settlement("req_3"))
+    reader.close()
+    assert ids(reader.connection()) == ["req_1", "req_2", "req_3"]
+    reader.close()
+
+
+async def test_a_damaged_file_is_trouble_until_another_takes_its_place(database: Database) -> None:
+    backup = Database(f"sqlite:///{database.path.with_name('backup.db')}")
+    backup.create()
+    with database.transaction() as connection:
+        record(connection, settlements(2_000))
+    ledger = GroupCommit(database, probe_s=PROBE_S)
+    ledger.start()
+    size = database.path.stat().st_size // 2
+    with database.path.open("r+b") as file:
+        file.seek(size)
+        file.write(b"\xa5" * size)
+    assert "malformed" in str(await refuses(ledger))
+    await asyncio.sleep(5 * PROBE_S)
+    assert "is damaged; if it is your ledger" in str(await refuses(ledger))
+    backup.path.rename(database.path)
+    await healthy(ledger)
+    await ledger.record(SAMPLE)
+    await ledger.stop()
+    with another_process(database) as other:
+        assert ids(other) == ["req_1"]
 
 
 async def test_a_file_that_may_only_be_read_is_trouble(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from proxy.model import EventState, Settlement, Usage, UsageSource
 from proxy.store import ledger, outbox
 from proxy.store.database import Database, begin
-from proxy.store.ledger import HOUR_MS, record
+from proxy.store.ledger import HOUR_MS, Wanted, record
 from tests.store.samples import SAMPLE, TIME_MS, any_settlement, rollups, settlement, settlements, sums_of_events
 
 
@@ -95,8 +95,8 @@ def test_newest_comes_first_all_or_of_a_subject_or_a_state(connection: sqlite3.C
     outbox.refuse(connection, "req_000001", "no")
     outbox.refuse(connection, "other", "no")
 
-    def found(**options: object) -> list[str]:
-        return [one.settlement.id for one in ledger.newest(connection, **options)]  # type: ignore[arg-type]
+    def found(*, subject: str = "", state: EventState | None = None, limit: int) -> list[str]:
+        return [one.settlement.id for one in ledger.newest(connection, Wanted(subject), state=state, limit=limit)]
 
     assert found(limit=2) == ["other", "req_000003"]
     assert found(limit=9, subject="user-001") == ["req_000003", "req_000002", "req_000001", "req_000000"]

@@ -6,10 +6,11 @@ import asyncio
 import sqlite3
 import threading
 
+import orjson
 import pytest
 
-from proxy.model import EventState
-from proxy.store import ledger, outbox
+from proxy.model import MOVES, EventState
+from proxy.store import ledger, outbox, queries
 from proxy.store.commit import GroupCommit
 from proxy.store.database import Database
 from proxy.store.ledger import Delivery, record
@@ -26,6 +27,7 @@ def standing(connection: sqlite3.Connection, event_id: str) -> tuple[EventState,
 def test_the_oldest_commits_come_first_whatever_their_times(connection: sqlite3.Connection) -> None:
     record(connection, [settlement("b", time_ms=2), settlement("a", time_ms=3), settlement("c", time_ms=1)])
     assert [one.id for one in outbox.pending(connection, 2)] == ["b", "a"]
+    assert [one.id for one in outbox.pending(connection, 2, newest=True)] == ["c", "a"]
     outbox.accept(connection, ["b"], now_ms=9)
     assert [one.id for one in outbox.pending(connection, 2)] == ["a", "c"]
 
@@ -64,11 +66,47 @@ def test_the_receivers_words_are_bounded_and_may_be_anything(connection: sqlite3
 
 
 def test_the_backlog_counts_what_waits_and_what_is_dead(connection: sqlite3.Connection) -> None:
-    assert outbox.backlog(connection) == Backlog(pending=0, dead=0, recorded=0, oldest_ms=None)
+    assert outbox.backlog(connection) == Backlog(pending=0, dead=0, discarded=0, oldest_ms=None)
     record(connection, [settlement(f"req_{number}", time_ms=TIME_MS + number) for number in range(5)])
     outbox.accept(connection, ["req_0"], now_ms=1)
     outbox.refuse(connection, "req_1", "no")
-    assert outbox.backlog(connection) == Backlog(pending=3, dead=1, recorded=5, oldest_ms=TIME_MS + 2)
+    outbox.refuse(connection, "req_4", "no")
+    outbox.move(connection, EventState.DEAD, EventState.DISCARDED, ["req_4"], "ours")
+    assert outbox.backlog(connection) == Backlog(pending=2, dead=1, discarded=1, oldest_ms=TIME_MS + 2)
+    assert outbox.recorded(connection) == 5
+
+
+def test_an_age_is_whole_seconds_and_never_negative() -> None:
+    assert Backlog(0, 0, 0, None).age_s(5_000) is None
+    assert Backlog(1, 0, 0, 1_001).age_s(5_000) == 3
+    assert Backlog(1, 0, 0, 9_000).age_s(5_000) == 0
+
+
+def test_there_is_a_statement_for_each_move_and_for_no_other() -> None:
+    assert queries.MOVE_EVENTS.keys() == MOVES.keys()
+    changing = [sql for name, sql in vars(queries).items() if isinstance(sql, str) and "SET state" in sql]
+    assert all(sql in queries.MOVE_EVENTS.values() for sql in changing)
+
+
+@pytest.mark.parametrize("before", EventState)
+@pytest.mark.parametrize("after", EventState)
+def test_an_event_moves_only_from_where_it_stands_and_only_as_the_table_says(
+    connection: sqlite3.Connection, before: EventState, after: EventState
+) -> None:
+    record(connection, settlements(4))
+    ids = [one.id for one in settlements(4)]
+    for event_id, state in zip(ids, EventState, strict=True):
+        connection.execute("UPDATE events SET state = ?, delivered_ms = 7 WHERE id = ?", (state, event_id))
+    if (before, after) not in MOVES:
+        with pytest.raises(KeyError):
+            outbox.move(connection, before, after, ids)
+        return
+    sql = queries.MOVE_EVENTS[before, after]
+    noted = [5] * (sql.count("?") - 1 - sql.count("delivered_ms <="))
+    until = [7] * sql.count("delivered_ms <=")
+    assert connection.execute(sql, (*noted, orjson.dumps(ids).decode(), *until)).rowcount == 1
+    states = [standing(connection, event_id)[0] for event_id in ids]
+    assert states == [after if state is before else state for state in EventState]
 
 
 @pytest.mark.anyio
@@ -111,7 +149,7 @@ async def test_closing_waits_for_a_read_whose_caller_was_cancelled(
     entered, leave = threading.Event(), threading.Event()
     done: list[bool] = []
 
-    def slow(connection: sqlite3.Connection, limit: int) -> list[object]:
+    def slow(connection: sqlite3.Connection, limit: int, *, newest: bool) -> list[object]:
         entered.set()
         leave.wait()
         connection.execute("SELECT 1").fetchone()

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import re
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -21,16 +18,13 @@ import orjson
 from proxy import __version__
 from proxy.delivery.cloudevents import MEDIA_TYPE_BATCH
 from proxy.errors import ConfigurationError, SinkError, SinkMisconfigured, SinkRefused, SinkUnavailable
+from proxy.wire.problem import problem, readable, retry_after_s
 
 #: Bytes of an answer that are read. An answer to a batch is empty or a short problem report.
 ANSWER_BYTES_MAX = 64 * 1024
 #: Characters of the receiver's own text that are kept.
 SAID_CHARS_MAX = 500
-#: Seconds of a Retry-After that are honoured.
-RETRY_AFTER_MAX_S = 600.0
 
-_INVALID_MAX = 10  # invalid parameters that are spelled out
-_SECONDS_PATTERN = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _MEND = {
     401: "the sink's token is missing, wrong or expired",
     403: "the sink's token lacks the right to ingest events (on Konnect: the role Ingest)",
@@ -106,7 +100,8 @@ class HttpSink:
         status = head.status_code
         if status in (408, 429) or status >= 500:
             words = self._words(status, "", self._said(head, answer))
-            return SinkUnavailable(words, _retry_after_s(head.headers.get("retry-after", ""), self._now()))
+            wait_s = retry_after_s(head.headers.get("retry-after", ""), self._now())
+            return SinkUnavailable(words, wait_s, failed=status >= 500 and wait_s is None)
         if status < 400 or status in _MEND:
             mend = _MEND.get(status, _MEND_REDIRECT).format(url=self._shown)
             return SinkMisconfigured(self._words(status, mend, self._said(head, answer)))
@@ -126,13 +121,13 @@ class HttpSink:
         if len(answer) > ANSWER_BYTES_MAX:
             # The cut may go through an echoed secret, and half of it would not be recognised.
             answer = answer[: ANSWER_BYTES_MAX - max(map(len, self._secrets), default=0)]
-        text = self._without_secrets(_readable(_problem(answer) or answer.decode("utf-8", "replace")))
+        text = self._without_secrets(readable(problem(answer) or answer.decode("utf-8", "replace")))
         return text if len(text) <= SAID_CHARS_MAX else text[: SAID_CHARS_MAX - 1] + "…"
 
     def _no_answer(self, error: Exception) -> str:
         if isinstance(error, TimeoutError):
             return f"no answer within {self._timeout_s:g} s"
-        text = self._without_secrets(_readable(str(error)))[:SAID_CHARS_MAX]
+        text = self._without_secrets(readable(str(error)))[:SAID_CHARS_MAX]
         if isinstance(error, httpx.ConnectError):
             return f"no connection to {self._shown}: {text}"
         # This text can quote what the receiver sent.
@@ -152,49 +147,3 @@ def _credential(url: httpx.URL, token: str) -> tuple[str, tuple[str, ...]]:
         return "", ()
     pair = base64.b64encode(f"{url.username}:{url.password}".encode()).decode()
     return f"Basic {pair}", tuple(filter(None, (pair, url.password)))
-
-
-def _problem(answer: bytes) -> str:
-    """A problem report in one line, or nothing if it is none. Both error shapes of the contract are read."""
-    try:
-        problem = orjson.loads(answer)
-    except orjson.JSONDecodeError:
-        return ""
-    if not isinstance(problem, dict):
-        return ""
-    extensions = problem.get("extensions")
-    invalid = [
-        *_entries(problem.get("invalid_parameters"), ("field", "rule", "reason")),
-        *_entries(extensions.get("validationErrors") if isinstance(extensions, dict) else None, _VALIDATION_KEYS),
-    ]
-    lead = problem.get("detail") or problem.get("title")
-    return "; ".join([lead, *invalid] if isinstance(lead, str) else invalid)
-
-
-_VALIDATION_KEYS = ("field", "code", "message")
-
-
-def _entries(listed: object, keys: tuple[str, ...]) -> list[str]:
-    if not isinstance(listed, list):
-        return []
-    entries = [entry for entry in listed[:_INVALID_MAX] if isinstance(entry, dict)]
-    return [": ".join(str(entry[key]) for key in keys if entry.get(key)) for entry in entries]
-
-
-def _readable(text: str) -> str:
-    """One line without control characters."""
-    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
-
-
-def _retry_after_s(value: str, now_s: float) -> float | None:
-    """Seconds from a Retry-After header, which is seconds or an HTTP date; None where it is neither."""
-    value = value.strip()
-    if _SECONDS_PATTERN.fullmatch(value):
-        wait_s = float(value)
-    else:
-        try:
-            date = parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        wait_s = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now_s
-    return min(max(wait_s, 0.0), RETRY_AFTER_MAX_S)

@@ -1,0 +1,168 @@
+"""The search for events that a sink cannot take, so that they hold up nothing else. It decides; it does no I/O.
+
+*Refused* (4xx): the batch is halved until the culprit stands alone, which is a dead letter. Where event after event is
+refused and none is taken, the fault is hardly theirs (a wrong URL, a gateway in between): from then on one event at a
+time is sent as a probe, the newest, which is the likeliest to be good, and one acceptance ends that.
+
+*Failed* (5xx, again and again): perhaps one event is what the sink fails at, such as one that is larger than its
+broker's messages may be; perhaps the sink is just down. The batch is halved likewise. What fails alone is set aside
+and tried again now and then; a try counts against it only where the very next delivery, of other events, succeeds. So
+nothing becomes a dead letter while everything fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from proxy.model import Settlement
+
+#: Failures (5xx) since the last acceptance, after which the events may be at fault.
+FAILURES_MAX = 4
+#: Tries that may count against an event which fails alone. With the default settings they take about four hours.
+TRIES_MAX = 10
+#: The longest time between two of them; they begin with `sink.retry_max_s` and double.
+TRY_WAIT_MAX_S = 3600.0
+#: Events set aside at the same time. Beyond it, the sink is taken to be down.
+SUSPECTS_MAX = 1_000
+#: Dead letters in a row, without one acceptance, after which the events are no longer taken to be at fault.
+REFUSED_MAX = 10
+
+
+@dataclass(slots=True)
+class Suspect:
+    """An event that failed alone. `tries` count against it; `due_s` is when the next one is, on the monotonic clock."""
+
+    settlement: Settlement
+    words: str
+    due_s: float
+    tries: int = 0
+
+
+class Search:
+    """What goes next, and what is concluded from how it went."""
+
+    def __init__(self, batch_max: int, retry_s: float, now_s: Callable[[], float]) -> None:
+        self._batch_max = batch_max
+        self._retry_s = retry_s
+        self._now_s = now_s
+        # While a batch is searched: the sizes of its parts, the next one last. Kept across other failures, or a sink
+        # that fails now and then would have the search begin again for ever.
+        self._parts: list[int] = []
+        self._suspects: dict[str, Suspect] = {}
+        # The one that failed alone just now: what comes next tells whether it was its fault.
+        self._in_question: Suspect | None = None
+        self._failures = 0
+        self._refused = 0
+
+    @property
+    def size(self) -> int:
+        """Of the next batch, at most."""
+        return self._parts[-1] if self._parts else self._batch_max
+
+    @property
+    def is_on(self) -> bool:
+        """A batch is searched: its parts are not to gather more."""
+        return bool(self._parts)
+
+    @property
+    def is_probing(self) -> bool:
+        """The sink seems to refuse everything: the newest event alone is to be sent."""
+        return self._refused >= REFUSED_MAX
+
+    @property
+    def aside(self) -> int:
+        """How many events are set aside."""
+        return len(self._suspects)
+
+    @property
+    def failing(self) -> int:
+        """How many of them failed while others were taken."""
+        return sum(suspect.tries > 0 for suspect in self._suspects.values())
+
+    def without_suspects(self, found: Sequence[Settlement]) -> list[Settlement]:
+        """Of the oldest pending events, `size` and `aside` of them, the next batch."""
+        return [one for one in found if one.id not in self._suspects][: self.size]
+
+    def due(self) -> Settlement | None:
+        """A suspect whose next try is due, one between other deliveries."""
+        if self._in_question is not None or self.is_probing:
+            return None
+        now_s = self._now_s()
+        return next((one.settlement for one in self._suspects.values() if one.due_s <= now_s), None)
+
+    def nothing_waits(self) -> None:
+        """There is nothing to deliver but suspects: nothing can tell whether the last failure was an event's fault."""
+        self._parts.clear()
+        self._in_question = None
+
+    def accepted(self, batch: Sequence[Settlement]) -> Suspect | None:
+        """The sink has it. Returns an event that this condemns: it is to become a dead letter (`buried`)."""
+        suspect, self._in_question = self._in_question, None
+        self._failures = 0
+        self._end_part(batch)
+        self._refused = 0
+        if suspect is not None:
+            suspect.tries += 1
+        for one in self._suspects.values():
+            if not one.tries:  # it failed when everything did
+                one.due_s = self._now_s()
+        return suspect if suspect is not None and suspect.tries >= TRIES_MAX else None
+
+    def refused(self, batch: Sequence[Settlement]) -> bool:
+        """Something in it is refused for good. Returns whether it stands alone: it is to be `buried` then."""
+        self._in_question = None
+        if len(batch) > 1:
+            self._halve(len(batch))
+        return len(batch) == 1
+
+    def buried(self, settlement: Settlement) -> None:
+        """It was refused standing alone, and is a dead letter now."""
+        self._end_part([settlement])
+        self._refused += 1
+
+    def condemned(self, suspect: Suspect) -> None:
+        """It is a dead letter now, because others were taken."""
+        self._suspects.pop(suspect.settlement.id, None)
+
+    def failed(self, batch: Sequence[Settlement], words: str) -> bool:
+        """The sink answered 5xx. Returns whether something else is to be sent at once, which may tell why."""
+        self._in_question = None
+        suspect = self._suspects.get(batch[0].id)
+        if suspect is not None:
+            suspect.words = words
+            self._postpone(suspect)
+            self._in_question = suspect
+            return True
+        self._failures += 1
+        if self.is_probing or not (self._parts or self._failures >= FAILURES_MAX):
+            return False
+        if len(batch) > 1:
+            self._halve(len(batch))
+            return True
+        if len(self._suspects) < SUSPECTS_MAX:
+            self._end_part(batch)
+            suspect = self._suspects[batch[0].id] = Suspect(batch[0], words, self._now_s())
+            self._postpone(suspect)
+            self._in_question = suspect
+        return False
+
+    def unavailable(self, batch: Sequence[Settlement]) -> None:
+        """Nothing is known, not even that the sink saw it."""
+        self._in_question = None
+        if suspect := self._suspects.get(batch[0].id):
+            self._postpone(suspect)
+
+    def _postpone(self, suspect: Suspect) -> None:
+        suspect.due_s = self._now_s() + min(TRY_WAIT_MAX_S, self._retry_s * 2**suspect.tries)
+
+    def _halve(self, count: int) -> None:
+        if self._parts:
+            self._parts.pop()
+        half = count // 2
+        self._parts += (count - half, half)
+
+    def _end_part(self, batch: Sequence[Settlement]) -> None:
+        """A part is done with, unless this was a suspect or a probe, which go out of turn."""
+        if self._suspects.pop(batch[0].id, None) is None and self._parts and not self.is_probing:
+            self._parts.pop()
