@@ -68,7 +68,7 @@ class StreamedAnswer(Passthrough):
         content_type = header.get(headers, b"content-type") or b""
         self._reshapes = status < 400
         if self._reshapes:
-            if not content_type.lower().startswith(b"text/event-stream"):
+            if status != 200 or not content_type.lower().startswith(b"text/event-stream"):
                 raise BadAnswer("The upstream did not answer with a stream.")
             own = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
             headers = [*_kept(headers), *own]

@@ -40,6 +40,7 @@ class Agent:
                 raise MethodNotAllowed(f"{scope['method']} {self._path} is not served; use POST.", "POST")
             asked = ask.read(self._kind, await self._gateway.read_body(scope, receive))
         except ProxyError as error:
+            self._gateway.refusals[error.code or error.type] += 1
             await Passthrough(send, arrival.id).refuse(error)
             return
         model = asked.model or self._default_model

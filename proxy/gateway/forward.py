@@ -25,6 +25,7 @@ from proxy.gateway.call import Call
 from proxy.gateway.estimate import estimate
 from proxy.gateway.mask import Mask
 from proxy.gateway.meter import Blind, Meter, Reading, meter_for
+from proxy.gateway.ownership import Keeping
 from proxy.gateway.respond import Responder
 from proxy.gateway.settle import Settler
 from proxy.model import Outcome, UsageSource
@@ -85,9 +86,11 @@ class Exchange:
         leaving: Leaving,
         draining: set[Exchange],
         hold: Hold,
+        keeping: Keeping | None,
     ) -> None:
         self._call = call
         self._hold = hold
+        self._keeping = keeping
         self._upstream = upstream
         self._responder = responder
         self._settler = settler
@@ -160,8 +163,9 @@ class Exchange:
                 answer = await self._ask(call.own_body)
         if answer.status == 401:
             self._close(answer)
-            log.error("the upstream refuses the key set as upstream.api_key (401)")
-            raise KeyRefused("The upstream refuses this service's own key. Whoever runs this service must mend it.")
+            log.error("the upstream refuses the key set as %s (401)", self._upstream.own_key or "upstream.api_key")
+            whose = "that is set for your account" if self._upstream.own_key else "of this service itself"
+            raise KeyRefused(f"The upstream refuses the key {whose}. Whoever runs this service must mend it.")
         return answer
 
     async def _ask(self, body: bytes | None) -> Answer:
@@ -205,7 +209,8 @@ class Exchange:
     async def _show(self, answer: Answer) -> None:
         """Pass the answer on as it comes. Its last bytes, and the last event of a stream, wait for the settlement."""
         self._status = answer.status
-        if self._call.metered and answer.status < 400:
+        keeping = self._keeping
+        if (self._call.metered or keeping is not None) and answer.status < 400:
             self._answered = True
             self._meter = meter_for(
                 header.get(answer.headers, b"content-type"),
@@ -213,6 +218,7 @@ class Exchange:
                 hides_usage=self._hides_usage,
                 endpoint=self._call.rule,
                 request=self._call.request,
+                shown=None if keeping is None else keeping.shown,
             )
         headers = header.for_client(
             answer.headers, without=_UNTRUE_WHEN_REWRITTEN if self._meter.rewrites else frozenset()
@@ -232,6 +238,8 @@ class Exchange:
                 if self._drained_bytes > self._leaving.bytes_max:
                     raise ClientGone("The answer is too long to be read on without its client.")
             data = self._meter.feed(data)
+            if keeping is not None:
+                keeping.note()
             self._note_progress()
             if answer.at_end:
                 last = data
@@ -242,6 +250,9 @@ class Exchange:
             if data and not self._client_gone:
                 await self._responder.data(data)
         last = self._responder.last(last + self._meter.finish())
+        if keeping is not None and self._settled:
+            self._meter.reading()
+            await keeping.finish(answer.status)
         await self._settle(Outcome.COMPLETED)
         if not self._client_gone:
             await self._responder.finish(last)
@@ -277,6 +288,8 @@ class Exchange:
         if self._settled:
             return
         reading = self._meter.reading()
+        if self._keeping is not None:
+            self._keeping.note()
         self._settled = True
         if self._client_gone:
             outcome = Outcome.CLIENT_DISCONNECTED

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol
-
-import orjson
 
 from proxy.errors import BadAnswer
 from proxy.model import NO_UNITS, NO_USAGE, Units, Usage, UsageSource
@@ -17,7 +14,9 @@ from proxy.wire import usage as usage_shapes
 from proxy.wire.body import members
 from proxy.wire.coding import Decoder, Identity, Undecodable, decoder
 from proxy.wire.delivered import Delivered
+from proxy.wire.document import json_object
 from proxy.wire.endpoints import CHAT_COMPLETIONS, Counts, Endpoint
+from proxy.wire.references import shown_by
 from proxy.wire.sse import DONE, LATE_LF, Splitter, data_of
 from proxy.wire.units import Tally, units_of
 
@@ -26,6 +25,10 @@ BODY_BYTES_MAX = 64 * 1024 * 1024
 #: What it keeps of one event, and what the coded bytes that come at once may unfold to.
 EVENT_BYTES_MAX = 16 * 1024 * 1024
 _NAME_CHARS_MAX = 256
+
+#: How an event stream begins that is not labelled as one (no JSON does), and where in the answer that must have shown.
+_STREAM_BEGINS = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:data|event|id|retry)?:")
+_BEGINNING_BYTES_MAX = 4096
 
 #: The states of a background response that goes on.
 _UNENDED = ("queued", "in_progress")
@@ -62,6 +65,9 @@ class Reading:
     deferred: bool = False  #: the response is generated in the background; its usage becomes known later
 
 
+_Shown = list[str] | None
+
+
 class Meter(Protocol):
     """Sees an answer's bytes on their way to the client."""
 
@@ -88,15 +94,19 @@ def meter_for(
     hides_usage: bool,
     endpoint: Endpoint = CHAT_COMPLETIONS,
     request: Mapping[str, Any] = MappingProxyType({}),
+    shown: _Shown = None,
 ) -> Meter:
-    """The meter for an answer with these headers, to a request (what its body says) to an endpoint."""
+    """The meter for an answer with these headers, to a request (what its body says) to an endpoint.
+
+    The ids that the answer shows (`references.shown_by`) are put into `shown`; those of a plain one by `reading`.
+    """
     decode = decoder(content_encoding)
     if decode is None:
         return Blind()
     if (content_type or b"").strip().lower().startswith(b"text/event-stream"):
-        return StreamMeter(decode, endpoint, request, hides_usage=hides_usage)
+        return StreamMeter(decode, endpoint, request, hides_usage=hides_usage, shown=shown)
     is_text = not (content_type or b"").strip().lower().startswith(_BINARY)
-    return PlainMeter(decode, endpoint, request, is_text=is_text)
+    return PlainMeter(decode, endpoint, request, is_text=is_text, shown=shown)
 
 
 class Blind:
@@ -119,18 +129,27 @@ class Blind:
 
 
 class PlainMeter:
-    """A JSON answer, read when it is whole. Also an event stream that is not labelled as one."""
+    """A JSON answer, read when it is whole. Also an event stream that is not labelled as one, read as it comes."""
 
     rewrites = False
-    last_event_seen = False
 
     def __init__(
-        self, decode: Decoder, endpoint: Endpoint, request: Mapping[str, Any], *, is_text: bool = True
+        self,
+        decode: Decoder,
+        endpoint: Endpoint,
+        request: Mapping[str, Any],
+        *,
+        is_text: bool = True,
+        shown: _Shown = None,
     ) -> None:
+        self.last_event_seen = False
         self._decode = decode
         self._endpoint = endpoint
         self._request = request
         self._delivered = Delivered()
+        self._ids_shown = shown
+        self._begun = False
+        self._stream: StreamMeter | None = None
         self._copy: list[bytes] = []
         self._room = BODY_BYTES_MAX if is_text else -1
 
@@ -141,26 +160,42 @@ class PlainMeter:
             except Undecodable:
                 self._room = -1
             else:
-                self._room -= len(plain)
-                self._copy.append(plain)
+                self._keep(plain)
             if self._room < 0:
                 self._copy.clear()
         return data
 
+    def _keep(self, plain: bytes) -> None:
+        if self._stream is not None:
+            self._stream.feed(plain)
+            self.last_event_seen = self._stream.last_event_seen
+            return
+        self._room -= len(plain)
+        self._copy.append(plain)
+        if self._begun or self._room < 0:
+            return
+        beginning = b"".join(self._copy)
+        self._begun = len(beginning) > _BEGINNING_BYTES_MAX or beginning.lstrip().startswith(b"{")
+        if _STREAM_BEGINS.match(beginning):
+            self._stream = StreamMeter(
+                Identity(), self._endpoint, self._request, hides_usage=False, shown=self._ids_shown
+            )
+            self._delivered = self._stream.delivered()
+            self._room = EVENT_BYTES_MAX
+            self._copy.clear()
+            self._keep(beginning)
+
     def finish(self) -> bytes:
-        return b""
+        return b"" if self._stream is None else self._stream.finish()
 
     def reading(self) -> Reading:
-        body = b"".join(self._copy)
-        answer = _object(body)
-        if answer is None and b"data:" in body:
-            stream = StreamMeter(Identity(), self._endpoint, self._request, hides_usage=False)
-            stream.feed(body)
-            stream.finish()
-            self._delivered = stream.delivered()
-            return stream.reading()
+        if self._stream is not None:
+            return self._stream.reading()
+        answer = json_object(b"".join(self._copy))
         reading = Reading()
         if answer is not None:
+            if self._ids_shown is not None:
+                self._ids_shown += shown_by(answer)
             self._delivered = Delivered()
             self._delivered.add(answer)
             usage = usage_shapes.read(answer)
@@ -176,7 +211,15 @@ class PlainMeter:
 class StreamMeter:
     """A stream of server-sent events. Of several usage objects the last counts: they are cumulative."""
 
-    def __init__(self, decode: Decoder, endpoint: Endpoint, request: Mapping[str, Any], *, hides_usage: bool) -> None:
+    def __init__(
+        self,
+        decode: Decoder,
+        endpoint: Endpoint,
+        request: Mapping[str, Any],
+        *,
+        hides_usage: bool,
+        shown: _Shown = None,
+    ) -> None:
         self.rewrites = hides_usage
         self.last_event_seen = False
         self._decode: Decoder | None = decode
@@ -190,6 +233,7 @@ class StreamMeter:
         self._model = ""
         self._response_id = ""
         self._failed = False
+        self._ids_shown = shown
 
     def feed(self, data: bytes) -> bytes:
         if self._decode is None:
@@ -225,7 +269,7 @@ class StreamMeter:
         if b"error" in raw and _ERROR_LINE.search(raw):
             self._failed = True
         data = data_of(raw)
-        event = _object(data)
+        event = json_object(data)
         if event is None:
             self.last_event_seen = self.last_event_seen or data.strip() == DONE
             return raw
@@ -234,6 +278,8 @@ class StreamMeter:
 
     def _note(self, event: dict[str, Any], raw: bytes) -> None:
         self._understood = True
+        if self._ids_shown is not None:
+            self._ids_shown += shown_by(event)
         self._delivered.add(event)
         # Most chunks say `"usage":null` alone, and to look for more costs as much as the rest of this.
         if b'"usage"' in raw and b'"usage"' in raw.replace(b'"usage":null', b""):
@@ -285,24 +331,6 @@ def _without_null_usage(raw: bytes) -> bytes:
     return raw[: found_at[0].start] + raw[end:]
 
 
-def _object(data: bytes) -> dict[str, Any] | None:
-    """The JSON object that `data` is, if it is one.
-
-    Answers hold what strict JSON forbids: half an emoji as a lone surrogate, half a character of UTF-8, -Infinity for
-    a logprob. Clients read them, so they are metered.
-    """
-    try:
-        parsed = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        if not data.lstrip().startswith(b"{"):
-            return None
-        try:
-            parsed = json.loads(data.decode(errors="replace"))
-        except (ValueError, RecursionError):
-            return None
-    return parsed if isinstance(parsed, dict) else None
-
-
 def _reading(usage: tuple[Usage, str] | None, model: str, failed: bool, response_id: str) -> Reading:
     known, path = usage or (NO_USAGE, "")
     source = UsageSource.NONE if usage is None else UsageSource.REPORTED
@@ -325,7 +353,11 @@ def _text(answer: dict[str, Any], name: str) -> str:
     """A member of an answer, or of the response that an event of the Responses API holds."""
     inner = answer.get("response")
     value = answer.get(name) or (inner.get(name) if isinstance(inner, dict) else None)
-    return value[:_NAME_CHARS_MAX] if isinstance(value, str) else ""
+    if not isinstance(value, str):
+        return ""
+    value = value[:_NAME_CHARS_MAX]
+    # Without lone surrogates, which neither a ledger nor a receiver takes.
+    return value if value.isascii() else value.encode(errors="replace").decode()
 
 
 def _has_failed(answer: dict[str, Any]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from email.utils import formatdate
 from typing import Protocol
 
-from starlette.types import Send
+from starlette.types import Message, Send
 
 from proxy.errors import Headers, ProxyError, error_answer
 
@@ -36,7 +36,7 @@ class Passthrough:
 
     def __init__(self, send: Send, request_id: str) -> None:
         self.started = False
-        self._send = send
+        self._to_client = send
         self._request_id = request_id.encode()
 
     async def start(self, status: int, headers: Headers) -> None:
@@ -52,6 +52,15 @@ class Passthrough:
 
     async def finish(self, data: bytes) -> None:
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+    async def _send(self, message: Message) -> None:
+        try:
+            await self._to_client(message)
+        except RuntimeError as error:
+            # uvloop closes the socket of a client that has left a moment before it tells so, and writing to it then
+            # is an error (uvloop's issue 506). Elsewhere such bytes just vanish, as here.
+            if "handler is closed" not in str(error):
+                raise
 
     async def refuse(self, error: ProxyError) -> None:
         status, headers, body = error_answer(error)

@@ -16,13 +16,10 @@ from typing import cast
 import httptools
 
 from proxy.errors import BadAnswer, ConnectFailed, ConnectionBroken, Headers, UpstreamTimeout
+from proxy.upstream.head import HEAD_BYTES_MAX, Head
 
 #: Bytes of an answer that may wait for the client before the upstream is asked to pause.
 BUFFER_BYTES_MAX = 256 * 1024
-#: Bytes that may come without one of the body among them: a head with its informational ones before it, trailers.
-HEAD_BYTES_MAX = 64 * 1024
-#: Informational (1xx) answers before the final one; more are an attack.
-INTERIM_MAX = 16
 #: A body up to this size is joined with the head into one write.
 _JOINED_BODY_BYTES_MAX = 64 * 1024
 #: A larger one goes in slices: TLS would encrypt it whole, in one long turn of the loop.
@@ -90,20 +87,19 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._drained: asyncio.Future[None] | None = None
         self.deadline = math.inf  #: loop time after which the exchange has failed; watched by the pool
-        self.idle_since = 0.0  #: loop time of its last return to the pool, which keeps this
+        self.tenant = ""  #: whose exchange it is, or was last; the pool keeps this
+        self.idle_since = 0.0  #: loop time of its last return to the pool, which keeps this too
         self.lost = asyncio.Event()  #: the socket is closed
         self._closed = False
         self._busy = False
         self._forget_exchange()
 
     def _forget_exchange(self) -> None:
-        self._head: asyncio.Future[Answer] | None = None
+        self._answer: asyncio.Future[Answer] | None = None
         self._reader: asyncio.Future[None] | None = None
-        self._headers: Headers = []
+        self._head = Head()
         self._bare_bytes = 0
-        self._interim_count = 0
         self._answered = False
-        self._sized = False
         self._chunks: list[bytes] = []
         self._buffered_bytes = 0
         self._paused = False
@@ -142,7 +138,7 @@ class Connection(asyncio.Protocol):
         """
         assert not self._busy
         self._busy = True
-        self._head = self._loop.create_future()
+        self._answer = self._loop.create_future()
         try:
             if self._closed or self._wire.is_closing():
                 # An upstream that closes every new connection must not be tried for ever.
@@ -156,7 +152,7 @@ class Connection(asyncio.Protocol):
                 self._upload = self._loop.create_task(self._send(pieces, length))
                 self._upload.add_done_callback(self._upload_ended)
             self._arm()
-            return await self._head
+            return await self._answer
         except BaseException as error:
             broken = isinstance(error, ConnectionBroken) and isinstance(body, bytes)
             stale = broken and reused and self._unsent and not self._bare_bytes and not self._answered
@@ -265,8 +261,8 @@ class Connection(asyncio.Protocol):
         self.abort()
         if self._upload is not None:
             self._upload.cancel()
-        if self._head is not None and not self._head.done():
-            self._head.set_exception(error)
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(error)
         self._wake_reader()
 
     def _wake_reader(self) -> None:
@@ -310,7 +306,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         # Only a stated end (a FIN, under TLS a close_notify) ends a body that has no length. A TLS connection that
         # is merely cut, or one that we abort, does not pass here.
-        if self._busy and self._answered and not self._sized and self._error is None:
+        if self._busy and self._answered and not self._head.is_sized and self._error is None:
             self._body_complete = True
             self._arm()
         self._ended()
@@ -351,35 +347,14 @@ class Connection(asyncio.Protocol):
             raise BadAnswer("The upstream sent more than one answer.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._answered:
-            return  # a trailer
-        name = name.lower()
-        value = value.strip(b" \t")
-        if name == b"content-length":
-            self._sized = True
-        elif name == b"transfer-encoding":
-            if self._sized or value.lower() != b"chunked":
-                raise BadAnswer("The upstream's answer has a transfer coding other than chunked.")
-            self._sized = True
-        self._headers.append((name, value))
+        if not self._answered:  # else it is a trailer
+            self._head.add(name, value)
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if self._parser.get_http_version() not in ("1.1", "1.0") or not 100 <= status <= 599 or status == 101:
-            raise BadAnswer(f"The upstream answered with HTTP/{self._parser.get_http_version()} and status {status}.")
-        # Counted here too, because how much of a head comes in one read is chance.
-        if sum([len(name) + len(value) + 4 for name, value in self._headers]) > HEAD_BYTES_MAX:
-            raise BadAnswer(f"The head of the upstream's answer is larger than {HEAD_BYTES_MAX} bytes.")
-        if status < 200:
-            self._interim_count += 1
-            self._headers = []
-            self._sized = False
-            if self._interim_count > INTERIM_MAX:
-                raise BadAnswer("The upstream sent too many informational answers.")
-            return
-        self._answered = True
-        if self._head is not None and not self._head.done():
-            self._head.set_result(Answer(self, status, self._headers))
+        self._answered = self._head.end(self._parser.get_http_version(), status)
+        if self._answered and self._answer is not None and not self._answer.done():
+            self._answer.set_result(Answer(self, status, self._head.headers))
 
     def on_body(self, data: bytes) -> None:
         if not self._answered:

@@ -18,6 +18,9 @@ _WITHIN_ITEMS = (_TEXT, _REASONING, _SUMMARY, _CALL)
 #: No honest answer has so many choices, items and calls; what comes after is put together in one place.
 _BUFFERS_MAX = 4096
 _REST = -1
+#: Characters of one answer that are kept; the longest that models give has an eighth of it. Those beyond are counted
+#: four to a token, so that a stream without end does not fill the memory.
+_CHARS_MAX = 4 * 1024 * 1024
 
 #: What a model writes around its text, and around each call, and what is counted with it: the header of its channel,
 #: the token that ends it. Not published: the usual difference to what was reported, in recordings of whole answers.
@@ -49,7 +52,7 @@ class Delivered:
     character however small the deltas are. Takes any JSON without raising.
     """
 
-    __slots__ = ("_buffers", "_encrypted", "_messages", "_output")
+    __slots__ = ("_beyond", "_buffers", "_encrypted", "_messages", "_output", "_room")
 
     def __init__(self) -> None:
         #: By place in the answer (index of the choice or of the output item), kind, and place therein (of the call).
@@ -60,6 +63,8 @@ class Delivered:
         self._messages: dict[int, dict[str, Any]] = {}
         #: The whole output of the Responses API, which counts only where its stream gave nothing before.
         self._output: list[Any] = []
+        self._room = _CHARS_MAX
+        self._beyond = 0
 
     def add(self, document: Mapping[str, Any]) -> None:
         """One parsed answer, or one parsed event of a stream."""
@@ -83,7 +88,8 @@ class Delivered:
                 self._delta(index, delta)
             message = choice.get("message")
             if message.__class__ is dict:  # also beside a delta, cumulative, or beside an empty one (Perplexity)
-                self._messages[index] = message
+                if index in self._messages or len(self._messages) < _BUFFERS_MAX:
+                    self._messages[index] = message
             elif delta is None and (text := choice.get("text")).__class__ is str and text:
                 self._write(index, _TEXT, text)
 
@@ -112,7 +118,7 @@ class Delivered:
         reasoning = sum(
             max(thought.get(place) or summed_up.get(place, 0), self._encrypted.get(place, 0)) for place in places
         )
-        return Usage(text_output=text, reasoning=reasoning)
+        return Usage(text_output=text + (self._beyond + 3) // 4, reasoning=reasoning)
 
     def characters(self) -> int:
         """How much text there is, to decide where to count it."""
@@ -121,7 +127,7 @@ class Delivered:
 
     def streamed(self) -> int:
         """How many characters have come in deltas so far."""
-        return sum(buffer.tell() for buffer in self._buffers.values())
+        return sum(buffer.tell() for buffer in self._buffers.values()) + self._beyond
 
     def _settle(self) -> None:
         """Take in what was kept aside, where nothing came in deltas."""
@@ -135,15 +141,19 @@ class Delivered:
                 self._item(index, item)
         self._output = []
 
-    def _write(self, index: int, kind: str, text: str, place: int = 0) -> StringIO:
+    def _write(self, index: int, kind: str, text: str, place: int = 0) -> None:
         key = index, kind, place
         buffer = self._buffers.get(key)
         if buffer is None:
             if len(self._buffers) >= _BUFFERS_MAX:
                 key = _REST, kind, 0
             buffer = self._buffers.setdefault(key, StringIO())
-        buffer.write(text)
-        return buffer
+        self._room -= len(text)
+        if self._room < 0:
+            self._room += len(text)
+            self._beyond += len(text)
+        else:
+            buffer.write(text)
 
     def _delta(self, index: int, delta: dict[str, Any]) -> None:
         content = delta.get("content")
@@ -186,6 +196,8 @@ class Delivered:
         """OpenRouter's: what came encrypted, beside its summary or without one."""
         for detail in details if isinstance(details, list) else ():
             if isinstance(detail, dict) and (tokens := encrypted_tokens(detail.get("data"))):
+                if index not in self._encrypted and len(self._encrypted) >= _BUFFERS_MAX:
+                    index = _REST
                 self._encrypted[index] = self._encrypted.get(index, 0) + tokens
 
     def _parts(self, index: int, parts: list[Any]) -> None:
@@ -208,13 +220,12 @@ class Delivered:
         """A call: its name, which some upstreams repeat in every delta, and its arguments."""
         if function.__class__ is not dict:
             return
-        buffer = self._buffers.get((index, _CALL, place))
-        if buffer is None:
+        if (index, _CALL, place) not in self._buffers:
             name = function.get("name")
-            buffer = self._write(index, _CALL, name if name.__class__ is str else "", place)
+            self._write(index, _CALL, name if name.__class__ is str else "", place)
         arguments = function.get("arguments") or function.get("input")
         if arguments:
-            buffer.write(arguments if arguments.__class__ is str else _written(arguments))
+            self._write(index, _CALL, arguments if arguments.__class__ is str else _written(arguments), place)
 
     def _event(self, document: Mapping[str, Any], kind: str) -> None:
         what = _DELTA_EVENTS.get(kind)

@@ -13,6 +13,7 @@ from proxy.errors import BadAnswer
 from proxy.gateway import meter as meters
 from proxy.gateway.meter import Blind, PlainMeter, Reading, StreamMeter, meter_for
 from proxy.model import UsageSource
+from proxy.wire import document
 from proxy.wire.coding import Inflate
 from proxy.wire.endpoints import CHAT_COMPLETIONS
 from tests.gateway.test_meter import CHUNK, COUNTS, DONE, READ, SHOWN_CHUNK, SSE, USAGE_CHUNK, passed
@@ -146,3 +147,79 @@ def test_a_bomb_in_a_stream_is_not_unfolded(monkeypatch: pytest.MonkeyPatch) -> 
     meter = meter_for(SSE, b"gzip", hides_usage=True)
     with pytest.raises(BadAnswer, match="more than 100000 bytes"):
         meter.feed(coded)
+
+
+@pytest.mark.parametrize("filling", [b"[],", b'{"a":1},', b'"",', b"0,"])
+@pytest.mark.parametrize("begins", [b"", b'"x":NaN,'])
+def test_an_answer_that_would_unfold_in_memory_is_not_parsed(
+    monkeypatch: pytest.MonkeyPatch, filling: bytes, begins: bytes
+) -> None:
+    monkeypatch.setattr(document, "WEIGHED_FROM_BYTES", 10_000)
+    monkeypatch.setattr(document, "PARSED_BYTES_MAX", 800_000)
+    heavy = b'{%b"x":[%b0],%b' % (begins, filling * 30_000, ANSWER[1:])
+    assert read_plain(heavy) == Reading()
+    event = b"data: %b\n\n" % heavy
+    assert passed(event + CHUNK + USAGE_CHUNK, hides=False) == (event + CHUNK + USAGE_CHUNK, REPORTED)
+
+
+def test_embeddings_up_to_the_bound_of_an_answer_are_not_too_heavy() -> None:
+    number = b"0.0123456789,"
+    largest = meters.BODY_BYTES_MAX // len(number)
+    assert document.weight(number) * largest <= document.PARSED_BYTES_MAX
+
+
+def test_a_stream_that_is_not_labelled_is_read_as_it_comes_however_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meters, "BODY_BYTES_MAX", 10_000)
+    meter = meter_for(b"application/json", None, hides_usage=True)
+    body = b": ping\n\n" + CHUNK * 1_000 + USAGE_CHUNK
+    for at in range(0, len(body), 7):
+        meter.feed(body[at : at + 7])
+    seen = [meter.last_event_seen]
+    meter.feed(DONE)
+    assert [*seen, meter.last_event_seen] == [False, True]
+    assert meter.finish() == b""
+    assert meter.reading() == REPORTED
+
+
+def test_blanks_without_end_are_not_searched_for_a_stream() -> None:
+    assert read_plain(b" " * 100_000 + CHUNK + USAGE_CHUNK) == Reading()
+    assert read_plain(b" " * 100_000 + ANSWER) == REPORTED
+
+
+def test_names_come_without_lone_surrogates_and_bounded() -> None:
+    reading = read_plain(b'{"id":"r\\ud83d","model":"%b\\ud83dx","usage":{"total_tokens":1}}' % (b"m" * 255))
+    assert (reading.response_id, reading.model) == ("r?", "m" * 255 + "?")
+
+
+ABSURD = [
+    b"-1",
+    b"1e30",
+    b"NaN",
+    b"-Infinity",
+    b'"13"',
+    b"null",
+    b"true",
+    b"[]",
+    b"{}",
+    b"1" * 5_000,
+    b"0.5",
+    b"[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("count", ABSURD, ids=lambda count: count[:9].decode())
+def test_absurd_counts_are_no_usage(count: bytes) -> None:
+    body = b'{"model":"m","usage":{"prompt_tokens":%b,"completion_tokens":%b}}' % (count, count)
+    assert read_plain(body).usage_source is UsageSource.NONE
+    event = b"data: %b\n\n" % body
+    assert passed(event, hides=False)[1].usage_source is UsageSource.NONE
+
+
+def test_of_a_usage_that_is_given_twice_the_last_counts_as_clients_read_it() -> None:
+    twice = b'{"model":"m","usage":{"total_tokens":1},"usage":%b}' % orjson.dumps(COUNTS)
+    assert read_plain(twice).usage == READ
+
+
+def test_many_empty_gzip_members_are_walked_through() -> None:
+    coded = gzip.compress(b"") * 10_000 + gzip.compress(ANSWER)
+    assert Inflate(gzip=True).decode(coded, 1_000) == ANSWER

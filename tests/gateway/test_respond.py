@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import asyncio
+import socket
+
 import orjson
+import pytest
 from starlette.types import Message
 
 from proxy.errors import InvalidRequest
@@ -47,3 +51,26 @@ async def test_a_refusal_has_openais_shape_and_a_request_id() -> None:
         "param": "n",
         "code": None,
     }
+
+
+async def test_a_client_whose_socket_is_closed_already_is_no_error_of_ours() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
+
+        async def send(message: Message) -> None:
+            transport.write(message["body"])
+
+        transport.abort()
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="handler is closed"):  # uvloop's way; another loop's would be silence
+            transport.write(b"x")
+        await Passthrough(send, "req_1").data(b"one")
+
+
+async def test_any_other_error_of_the_server_is_told() -> None:
+    async def send(message: Message) -> None:
+        raise RuntimeError("Response content longer than Content-Length")
+
+    with pytest.raises(RuntimeError, match="longer"):
+        await Passthrough(send, "req_1").data(b"one")

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import BadAnswer, ConnectionBroken, UpstreamError
-from proxy.upstream.connection import HEAD_BYTES_MAX, INTERIM_MAX, Connection
+from proxy.upstream.connection import Connection
+from proxy.upstream.head import HEAD_BYTES_MAX, INTERIM_MAX
 from tests.scripted import Peer, Script, ScriptedUpstream, answer, says
 from tests.upstream.asking import TIMEOUTS, Reply, ask, pool_for, rest, send
 from tests.upstream.wire import Wire

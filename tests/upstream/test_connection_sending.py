@@ -36,7 +36,13 @@ async def test_the_request_arrives_byte_for_byte() -> None:
     with ScriptedUpstream() as upstream:
         async with pool_for(upstream.url + "/base") as pool:
             answer = await pool.send(
-                "PATCH", b"/a%2Fb?c=d&e", [(b"x-a", b"caf\xe9")], b"\x00\xff", length=2, begin=lambda _connection: None
+                "PATCH",
+                b"/a%2Fb?c=d&e",
+                [(b"x-a", b"caf\xe9")],
+                b"\x00\xff",
+                length=2,
+                tenant="a",
+                begin=lambda _connection: None,
             )
             await rest(answer)
     assert upstream.requests[0].head == (
@@ -50,7 +56,7 @@ async def test_a_request_without_a_body_announces_none() -> None:
     """A GET carries no content-length."""
     with ScriptedUpstream() as upstream:
         async with pool_for(upstream) as pool:
-            await rest(await pool.send("GET", b"/x", [], b"", length=None, begin=lambda _connection: None))
+            await rest(await pool.send("GET", b"/x", [], b"", length=None, tenant="a", begin=lambda _connection: None))
     assert "content-length" not in upstream.requests[0].headers
 
 

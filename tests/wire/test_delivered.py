@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.model import Usage
+from proxy.wire import delivered as delivering
 from proxy.wire.delivered import Delivered
 from proxy.wire.tokens import ByBytes
 
@@ -222,3 +223,24 @@ def test_a_text_counts_the_same_however_it_was_cut(text: str, data: st.DataObjec
     cut = data.draw(st.integers(0, len(text)))
     if text:
         assert counted(delta(content=text[:cut]), delta(content=text[cut:])) == counted(message(content=text))
+
+
+def test_a_text_without_end_is_counted_without_being_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivering, "_CHARS_MAX", 1_000)
+    delivered = Delivered()
+    for index in range(20):
+        delivered.add({"choices": [{"index": index % 2, "delta": {"content": "abcd" * 25}}]})
+    assert delivered.characters() == 2_000
+    assert sum(len(buffer.getvalue()) for buffer in delivered._buffers.values()) == 1_000
+    assert delivered.tokens(ByBytes()).text_output == 2_000 // 4 + 2  # the ends of two texts
+
+
+def test_choices_without_end_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivering, "_BUFFERS_MAX", 8)
+    delivered = Delivered()
+    detail = {"type": "reasoning.encrypted", "data": "x" * 4_000}
+    for index in range(100):
+        delivered.add({"choices": [{"index": index, "message": {"content": "abcd"}}]})
+        delivered.add({"choices": [{"index": index, "delta": {"reasoning_details": [detail]}}]})
+    assert len(delivered._messages) == 8
+    assert len(delivered._encrypted) == 9

@@ -1,0 +1,45 @@
+"""JSON as upstreams write it, which is not always JSON, read within bounds."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import orjson
+
+#: What a document may weigh in memory once parsed (64 MiB of embeddings do); a heavier one is not. Shorter ones than
+#: this are not weighed.
+PARSED_BYTES_MAX = 200 * 1024 * 1024
+WEIGHED_FROM_BYTES = 1024 * 1024
+#: Python reads no integers of thousands of digits, and would refuse all that stands around one.
+_DIGITS_MAX = 1_000
+
+
+def json_object(data: bytes) -> dict[str, Any] | None:
+    """The JSON object that `data` is, if it is one.
+
+    Answers hold what strict JSON forbids: half an emoji as a lone surrogate, half a character of UTF-8, -Infinity for
+    a logprob. Clients read them, so they are metered.
+    """
+    if len(data) > WEIGHED_FROM_BYTES and weight(data) > PARSED_BYTES_MAX:
+        return None
+    try:
+        parsed = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        if not data.lstrip().startswith(b"{"):
+            return None
+        try:
+            parsed = json.loads(data.decode(errors="replace"), parse_int=_integer)
+        except (ValueError, RecursionError):
+            return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+def weight(document: bytes) -> int:
+    """Roughly the bytes that a JSON document takes once parsed: 64 MiB of empty lists would take 2 GiB and 7 s."""
+    return 200 * document.count(b"{") + 80 * document.count(b"[") + 40 * document.count(b",")
+
+
+def _integer(digits: str) -> float:
+    return int(digits) if len(digits) <= _DIGITS_MAX else math.inf
