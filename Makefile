@@ -2,6 +2,9 @@
 # make test    run the tests
 # make check   lint and types
 # make crash   kill -9 it 300 times under load, and compare what clients, upstream and receiver have (ten minutes)
+# make fuzz    mutate a million requests and answers (ten minutes)
+# make outage  take the sink away for 100,000 events under full load; then a million events that wait (five minutes)
+# make soak    four fifths of its capacity for twenty minutes, and see whether anything is left over
 # make lock    renew the locked dependencies after a change of pyproject.toml
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -10,7 +13,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
-.PHONY: run test check crash lock clean
+.PHONY: run test check crash fuzz outage soak lock clean
 
 run: .venv/installed
 	@exec $(BIN)/tollgate serve
@@ -23,6 +26,15 @@ check: .venv/installed-dev
 
 crash: .venv/installed-dev
 	@$(BIN)/python -m tests.crash
+
+fuzz: .venv/installed-dev
+	@$(BIN)/python -m tests.fuzz
+
+outage: .venv/installed-dev
+	@$(BIN)/python -m tests.endurance.outage && $(BIN)/python -m tests.endurance.backlog
+
+soak: .venv/installed-dev
+	@$(BIN)/python -m tests.endurance.soak
 
 lock: .venv/installed-dev
 	@$(PIP) uv

@@ -1,9 +1,10 @@
-"""The request path of `/v1`, start to end: auth → admit → forward → meter → settle."""
+"""The request path of `/v1`, start to end: auth → ownership → admit → forward → meter → settle."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 
 from starlette.types import Receive, Scope, Send
 
@@ -12,12 +13,12 @@ from proxy.gateway.admit import Admission
 from proxy.gateway.auth import Authenticator
 from proxy.gateway.call import Arrival, Call, call_of
 from proxy.gateway.forward import Exchange, Leaving
+from proxy.gateway.ownership import Ownership
 from proxy.gateway.respond import Passthrough, Responder
 from proxy.gateway.settle import Settler, known_of
 from proxy.model import Caller
 from proxy.settings import Settings
 from proxy.upstream.route import Router
-from proxy.wire import headers as header
 from proxy.wire.endpoints import Routes
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Gateway:
         admission: Admission,
         router: Router,
         settler: Settler,
+        ownership: Ownership,
     ) -> None:
         self._server = settings.server
         self._routes = routes
@@ -42,7 +44,10 @@ class Gateway:
         self._admission = admission
         self._router = router
         self._settler = settler
+        self._ownership = ownership
         self._draining: set[Exchange] = set()
+        #: Requests that were refused before they were forwarded, by the error's code.
+        self.refusals: Counter[str] = Counter()
 
     @property
     def draining(self) -> int:
@@ -54,9 +59,12 @@ class Gateway:
         responder = Passthrough(send, arrival.id)
         try:
             caller = await self.authenticate(scope)
-            rule = self._routes.match(scope["method"], scope["raw_path"])
+            rule = self._routes.match(scope["method"], scope["raw_path"], own_account=caller.own_account)
             call = call_of(scope, arrival, caller, rule, await self.read_body(scope, receive))
+            if call.references or call.method == "DELETE":
+                await self._ownership.check(call)
         except ProxyError as error:
+            self.refusals[error.code or error.type] += 1
             await responder.refuse(error)
             return
         await self.serve(call, responder, receive)
@@ -67,13 +75,15 @@ class Gateway:
 
     async def serve(self, call: Call, responder: Responder, receive: Receive) -> None:
         """Admit a call, forward and meter it, and settle it before its last bytes go out."""
-        upstream = self._router.route(call.model)
         try:
+            upstream = self._router.route(call.model, call.caller.upstream_key)
             hold = self._admission.reserve(call, known_of(call, upstream))
         except ProxyError as error:
+            self.refusals[error.code or error.type] += 1
             await responder.refuse(error)
             return
-        exchange = Exchange(call, upstream, responder, self._settler, self._leaving, self._draining, hold)
+        keeping = self._ownership.keeping(call)
+        exchange = Exchange(call, upstream, responder, self._settler, self._leaving, self._draining, hold, keeping)
         try:
             await exchange.run(receive)
         except Exception:
@@ -87,12 +97,11 @@ class Gateway:
     async def read_body(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body of a request. Raises `ProxyError` where it is coded, too large, too slow or cut off."""
         bytes_max = self._server.body_bytes_max
-        coding = header.get(scope["headers"], b"content-encoding")
-        if coding is not None and coding.strip().lower() != b"identity":
-            raise UnsupportedEncoding("Send the body without a Content-Encoding: it must be read to be metered.")
-        length = header.get(scope["headers"], b"content-length")
-        if length is not None and int(length) > bytes_max:
-            raise BodyTooLarge(f"The body of your request is larger than {bytes_max} bytes.")
+        for name, value in scope["headers"]:
+            if name == b"content-encoding" and value.strip().lower() != b"identity":
+                raise UnsupportedEncoding("Send the body without a Content-Encoding: it must be read to be metered.")
+            if name == b"content-length" and int(value) > bytes_max:
+                raise BodyTooLarge(f"The body of your request is larger than {bytes_max} bytes.")
         parts: list[bytes] = []
         size = 0
         more = True

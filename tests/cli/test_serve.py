@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from proxy import __version__
-from proxy.cli.serve import _TRUNCATED, _LogFilter, listen
+from proxy.cli.serve import _TRUNCATED, _LogFilter
 from proxy.errors import ConfigurationError
 from tests.cli.conftest import Command, clean_environment
 from tests.process import needs_curl
@@ -199,15 +199,6 @@ def test_a_signal_that_comes_early_ends_it_with_0_or_by_the_signal(tollgate: Com
         code, _ = server.stop(signal.SIGTERM)
         assert code in (0, -signal.SIGTERM)
         assert not any("Traceback" in line for line in server.said)
-
-
-def test_every_address_of_a_name_gets_the_same_port() -> None:
-    bound = listen("localhost", 0)
-    ports = {sock.getsockname()[1] for sock in bound}
-    for sock in bound:
-        sock.close()
-    assert len(ports) == 1
-    assert ports != {0}
 
 
 def log_record(level: int, words: str, error: BaseException | None = None) -> logging.LogRecord:
