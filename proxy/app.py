@@ -109,13 +109,15 @@ class App:
     async def start(self) -> None:
         """Start the parts; what has started is stopped in the reverse order."""
         settings = self.settings
+        rescue = Rescue(self._holds, self.commit, self._recorded)
+        # The last to stop: a request keeps its trace until the ledger has taken its settlement, or told why not.
+        self._running.push_async_callback(rescue.stop)
+        self._running.push_async_callback(self._wait_until_quiet)
         self.commit.start()
         self._running.push_async_callback(self.commit.stop)
         self._running.callback(self._callers.close)
         self._running.callback(self._owned.close)
-        rescue = Rescue(self._holds, self.commit, self._recorded)
         rescue.start()
-        self._running.push_async_callback(rescue.stop)
         if self._sink is not None and self._relay is not None:
             self._running.callback(self._outbox.close)
             self._running.push_async_callback(self._sink.close)

@@ -10,6 +10,7 @@ from proxy.errors import MethodNotAllowed, ProxyError
 from proxy.gateway.call import Arrival, Call
 from proxy.gateway.handle import Gateway
 from proxy.gateway.respond import Passthrough
+from proxy.wire.body import refuse_heavy
 from proxy.wire.endpoints import CHAT_COMPLETIONS
 from proxy.wire.prompt import input_tokens
 from proxy.wire.tokens import BY_BYTES
@@ -38,7 +39,9 @@ class Agent:
             caller = await self._gateway.authenticate(scope)
             if scope["method"] != "POST":
                 raise MethodNotAllowed(f"{scope['method']} {self._path} is not served; use POST.", "POST")
-            asked = ask.read(self._kind, await self._gateway.read_body(scope, receive))
+            raw = await self._gateway.read_body(scope, receive)
+            refuse_heavy(raw)
+            asked = ask.read(self._kind, raw)
         except ProxyError as error:
             self._gateway.refusals[error.code or error.type] += 1
             await Passthrough(send, arrival.id).refuse(error)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
+import os
 import signal
 import socket
 import sqlite3
 import sys
-from importlib.util import find_spec
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -21,8 +22,9 @@ from proxy.app import App, create_app
 from proxy.cli.opening import open_store
 from proxy.errors import ConfigurationError, TollgateError
 from proxy.settings import Settings
+from proxy.web.server import Server, authority, inherited, listen, server_config
 
-_BACKLOG = 4096
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 #: Uvicorn says this of an answer that broke off upstream and is passed on just so. The gateway logs it with the reason.
 _TRUNCATED = "ASGI callable returned without completing response."
@@ -33,8 +35,6 @@ _DEMO = """A demo tenant was made. Its key is shown only now; try it:
     -H 'Content-Type: application/json' \\
     -d '{{"model": "gpt-4o-mini", "messages": [{{"role": "user", "content": "Hello"}}]}}'
 """
-#: An address that this machine does not have (`localhost` is often ::1 too, where IPv6 is off): others may do.
-_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 def serve(
@@ -55,63 +55,52 @@ def run(settings: Settings) -> NoReturn:
     """Serve until SIGINT or SIGTERM, then exit with 0. Raises `TollgateError` or `OSError` where it cannot start."""
     start = _LogFilter()
     _set_up_logging(settings.log_level, start)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # Uvicorn stops gracefully at a signal, and then raises it once more for whoever listened before.
+    for number in _SIGNALS:
         signal.signal(number, _leave)
     # First of all: a start that fails for its port must not have made the demo key, which is shown only once.
-    listeners = listen(settings.host, settings.port)
+    handed_over = inherited(os.environ)
+    listeners = handed_over or listen(settings.host, settings.port)
     app = create_app(settings)
-    server = _Server(_server_config(app, settings), start, app)
+    host = str(handed_over[0].getsockname()[0]) if handed_over else settings.host
+    server = _Server(server_config(app, settings.server), start, app, host, is_shared=bool(handed_over))
     try:
         server.run(sockets=listeners)
     except SystemExit:
         if start.failure is not None:
             raise start.failure from None
         raise
-    except KeyboardInterrupt:
-        pass
     sys.exit(0)
 
 
-def listen(host: str, port: int) -> list[socket.socket]:
-    """A bound socket for each address of `host`, all with the same port. Raises `OSError`, worded for the user.
+class _Server(Server):
+    """Says where it listens, once it does, and stops at a signal."""
 
-    Uvicorn would bind only after the application has started, and log what fails.
-    """
-    bound: list[socket.socket] = []
-    missing: OSError | None = None
-    try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
-            same_port = bound[0].getsockname()[1] if bound else port
-            try:
-                bound.append(_bind(family, (address[0], same_port, *address[2:])))
-            except OSError as error:
-                if error.errno not in _NOT_HERE:
-                    raise
-                missing = error
-        if missing is not None and not bound:
-            raise missing
-    except OSError as error:
-        for sock in bound:
-            sock.close()
-        raise OSError(f"cannot listen on {_authority(host, port)}: {error.strerror or error}") from None
-    return bound
-
-
-class _Server(uvicorn.Server):
-    """Says where it listens, once it does."""
-
-    def __init__(self, config: uvicorn.Config, start: _LogFilter, app: App) -> None:
-        super().__init__(config)
+    def __init__(self, config: uvicorn.Config, start: _LogFilter, app: App, host: str, *, is_shared: bool) -> None:
+        super().__init__(config, is_shared=is_shared)
         self._start = start
         self._app = app
+        self._host = host
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        for number in _SIGNALS:
+            signal.signal(number, self.handle_exit)
+        yield
+
+    def handle_exit(self, _signal: int, _frame: FrameType | None) -> None:
+        """Stop. A second signal ends the process where it stands, whatever it hangs in.
+
+        That loses nothing, as `kill -9` does not: what is in flight has left its traces on disk (`proxy.store.holds`).
+        """
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started and sockets:
             self._start.over = True
-            url = f"http://{_authority(self.config.host, sockets[0].getsockname()[1])}"
+            url = f"http://{authority(self._host, sockets[0].getsockname()[1])}"
             typer.echo(f"Tollgate {__version__} listens on {url}", err=True)
             _introduce(self._app, url)
 
@@ -154,44 +143,6 @@ def _introduce(app: App, url: str) -> None:
         )
     if app.demo_key:
         typer.echo(_DEMO.format(url=url, key=app.demo_key), err=True)
-
-
-def _server_config(app: App, settings: Settings) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        loop="uvloop" if find_spec("uvloop") else "auto",
-        http="httptools",
-        ws="none",
-        lifespan="on",
-        workers=1,  # else uvicorn reads WEB_CONCURRENCY, and would fail at nonsense in it
-        proxy_headers=False,  # nobody reads the client's address, and the wrapper costs a call for each request
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        date_header=False,
-        timeout_keep_alive=settings.server.keep_alive_s,
-        timeout_graceful_shutdown=settings.server.shutdown_grace_s,
-        backlog=_BACKLOG,
-    )
-
-
-def _bind(family: int, address: tuple[object, ...]) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(address)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _authority(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from proxy.errors import BodyTimeout, BodyTooLarge, ClientGone, ProxyError, UnsupportedEncoding
 from proxy.gateway.admit import Admission
-from proxy.gateway.auth import Authenticator
+from proxy.gateway.auth import Authenticator, hide
 from proxy.gateway.call import Arrival, Call, call_of
 from proxy.gateway.forward import Exchange, Leaving
 from proxy.gateway.ownership import Ownership
@@ -71,6 +71,7 @@ class Gateway:
 
     async def authenticate(self, scope: Scope) -> Caller:
         """The caller of a request. Raises `ProxyError`."""
+        hide(scope["headers"])
         return await self._authenticator.authenticate(scope["headers"])
 
     async def serve(self, call: Call, responder: Responder, receive: Receive) -> None:

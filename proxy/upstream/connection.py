@@ -19,7 +19,7 @@ from proxy.errors import BadAnswer, ConnectFailed, ConnectionBroken, Headers, Up
 from proxy.upstream.head import HEAD_BYTES_MAX, Head
 
 #: Bytes of an answer that may wait for the client before the upstream is asked to pause.
-BUFFER_BYTES_MAX = 256 * 1024
+BUFFER_BYTES_MAX = 64 * 1024
 #: A body up to this size is joined with the head into one write.
 _JOINED_BODY_BYTES_MAX = 64 * 1024
 #: A larger one goes in slices: TLS would encrypt it whole, in one long turn of the loop.

@@ -26,7 +26,9 @@ def create_web(readiness: Readiness, metrics: Metrics, agent: Mapping[str, ASGIA
         Route("/metrics", metrics.metrics, methods=["GET"]),
         *(Route(path, endpoint) for path, endpoint in agent.items()),
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _refuse_route, ProxyError: _refuse})
+    web = Starlette(routes=routes, exception_handlers={HTTPException: _refuse_route, ProxyError: _refuse})
+    web.router.redirect_slashes = False  # to whatever Host the client names
+    return web
 
 
 async def _refuse_route(request: Request, error: Exception) -> Response:

@@ -58,7 +58,9 @@ def test_a_key_is_checked_before_the_body_is_read(pair: Between) -> None:
     server, _ = pair
     with RawClient(server.port) as client:
         client.send(b"POST %b HTTP/1.1\r\nhost: t\r\ncontent-length: 2000\r\n\r\n" % CHAT.encode())
-        assert client.read_until(b"}}").startswith(b"HTTP/1.1 401 ")
+        said = client.read_until(b"}}")
+        assert said.startswith(b"HTTP/1.1 401 ")
+        assert b"connection: close" in said  # a client must not send its next request after a body that nobody reads
 
 
 def test_a_revoked_key_is_refused_within_a_second(pair: Between) -> None:

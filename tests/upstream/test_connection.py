@@ -50,8 +50,12 @@ async def test_a_reader_that_stops_stops_the_upstream_and_no_timeout_counts_that
             assert len(await rest(answer)) == 48 << 20
 
 
+#: What uvloop reads at once.
+READ_BYTES = 256_000
+
+
 async def test_a_large_answer_passes_through_little_memory() -> None:
-    """50 MB take the buffer and the read that overfilled it, at most."""
+    """50 MB take the buffer and the read that overfilled it, at most, and copies of that on its way."""
     with ScriptedUpstream(floods(50)) as upstream:
         async with pool_for(upstream) as pool:
             answer = await send(pool)
@@ -64,7 +68,7 @@ async def test_a_large_answer_passes_through_little_memory() -> None:
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
     assert size == 50 << 20
-    assert peak < 8 * BUFFER_BYTES_MAX
+    assert peak < BUFFER_BYTES_MAX + 7 * READ_BYTES
 
 
 async def test_events_pass_as_they_come() -> None:

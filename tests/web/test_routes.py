@@ -8,13 +8,13 @@ import pytest
 from tests.running import tollgate
 
 
-@pytest.mark.parametrize(("path", "status", "code"), [("/nope", 404, "unknown_url"), ("/", 404, "unknown_url")])
-def test_an_unknown_route_is_refused_in_openais_shape(tmp_path: Path, path: str, status: int, code: str) -> None:
+@pytest.mark.parametrize("path", ["/nope", "/", "/healthz/", "/api/generate/"])
+def test_an_unknown_route_is_refused_in_openais_shape(tmp_path: Path, path: str) -> None:
     with tollgate(tmp_path) as server:
         answer = httpx.get(f"{server.url}{path}")
-    assert answer.status_code == status
+    assert answer.status_code == 404
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
-    assert answer.json()["error"]["code"] == code
+    assert answer.json()["error"]["code"] == "unknown_url"
     assert answer.headers["x-tollgate-request-id"] == answer.headers["x-request-id"]
 
 

@@ -1,6 +1,13 @@
 from __future__ import annotations
 
-from proxy.web.server import listen
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from proxy.errors import ConfigurationError
+from proxy.web.server import inherited, listen
 
 
 def test_every_address_of_a_name_gets_the_same_port() -> None:
@@ -10,3 +17,84 @@ def test_every_address_of_a_name_gets_the_same_port() -> None:
         sock.close()
     assert len(ports) == 1
     assert ports != {0}
+
+
+# Sockets that are handed over
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        made.set_inheritable(True)
+        yield made
+
+
+@pytest.mark.parametrize("pid", [{}, {"LISTEN_PID": str(os.getpid())}], ids=["for anyone", "for us"])
+def test_a_socket_that_was_handed_over_is_taken_and_its_variables_are_taken_away(
+    listener: socket.socket, pid: dict[str, str]
+) -> None:
+    port = listener.getsockname()[1]
+    environment = {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "http", "LISTEN_PIDFDID": "7", "HOME": "/", **pid}
+    (taken,) = inherited(environment, first=listener.detach())
+    with taken:
+        assert taken.getsockname()[1] == port
+        assert not taken.get_inheritable()
+    assert environment == {"HOME": "/"}
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"LISTEN_PID": str(os.getpid())},
+        {"LISTEN_FDS": "0"},
+        {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getppid())},
+    ],
+    ids=["nothing", "no number", "none", "for another process"],
+)
+def test_what_was_not_handed_to_us_is_left_alone(listener: socket.socket, variables: dict[str, str]) -> None:
+    assert inherited(variables, first=listener.fileno()) == []
+    assert listener.get_inheritable()
+    assert not variables
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"LISTEN_FDS": "one"}, "LISTEN_FDS: 'one' is not a number"),
+        ({"LISTEN_FDS": "-1"}, "LISTEN_FDS: '-1' is not a number"),
+        ({"LISTEN_FDS": "1", "LISTEN_PID": "me"}, "LISTEN_PID: 'me' is not a number"),
+    ],
+)
+def test_a_value_that_is_no_number_is_named(variables: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        inherited(variables)
+    assert str(raised.value) == words
+
+
+def connected(listener: socket.socket) -> socket.socket:
+    with socket.create_connection(listener.getsockname()):
+        return listener.accept()[0]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda _: socket.socket(type=socket.SOCK_DGRAM),
+        lambda _: socket.socket(),
+        lambda _: socket.socket(socket.AF_UNIX),
+        connected,
+    ],
+    ids=["datagrams", "not listening", "unix", "connected"],
+)
+def test_a_descriptor_that_is_no_listening_socket_is_named(listener: socket.socket, made: object) -> None:
+    assert callable(made)
+    with made(listener) as other, pytest.raises(ConfigurationError) as raised:
+        inherited({"LISTEN_FDS": "1"}, first=other.fileno())
+    assert str(raised.value).startswith("LISTEN_FDS: descriptor ")
+    assert str(raised.value).endswith(" is not a TCP socket that listens")
+
+
+def test_a_descriptor_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"^LISTEN_FDS: descriptor 9999: Bad file descriptor$"):
+        inherited({"LISTEN_FDS": "1"}, first=9999)
