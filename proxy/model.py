@@ -8,6 +8,20 @@ from enum import StrEnum
 from typing import Literal
 
 
+class Hidden(bytes):
+    """Bytes that are secret: used as any others, and not shown, also not by a traceback that shows frames' values.
+
+    What is cut from them is plain bytes again.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "b'***'"
+
+    __str__ = __repr__
+
+
 class Outcome(StrEnum):
     """How a request ended. Every admitted, billable request ends in exactly one of these."""
 

@@ -80,7 +80,7 @@ class _Section(BaseModel):
 class UpstreamSettings(_Section):
     """Where requests go."""
 
-    base_url: _Url = _OPENAI_BASE_URL
+    base_url: _Url = Field(_OPENAI_BASE_URL, repr=False)
     """Base URL of the OpenAI-compatible upstream (also `OPENAI_BASE_URL`)."""
     api_key: _Token | None = None
     """The upstream's key (also `OPENAI_API_KEY`). Without one, and with OpenAI's own base URL, the sandbox answers."""
@@ -142,11 +142,12 @@ class ServerSettings(_Section):
 class SinkSettings(_Section):
     """Where events go."""
 
-    konnect_api_url: _Url | None = None
+    # A URL may hold a password.
+    konnect_api_url: _Url | None = Field(None, repr=False)
     """Base URL of the OpenMeter v3 API (also `KONNECT_API_URL`), such as https://us.api.konghq.com/v3/openmeter."""
     konnect_token: _Token | None = None
     """Its token (also `KONNECT_TOKEN`); a self-hosted OpenMeter needs none."""
-    http_url: _Url | None = None
+    http_url: _Url | None = Field(None, repr=False)
     """Any endpoint that takes batches of CloudEvents (application/cloudevents-batch+json)."""
     http_token: _Token | None = None
     """A bearer token for it."""

@@ -18,6 +18,7 @@ import orjson
 
 from proxy import __version__
 from proxy.delivery.backoff import Backoff
+from proxy.delivery.sinks.http import credential
 from proxy.errors import ConfigurationError, EngineError, EngineRefused, EngineUnavailable, EngineUnreadable
 from proxy.wire.problem import problem, readable, retry_after_s
 
@@ -71,10 +72,9 @@ class OpenMeter:
         except httpx.InvalidURL as error:
             raise ConfigurationError(f"sink.konnect_api_url: {error}") from None
         headers = {"user-agent": f"tollgate/{__version__}", "accept": "application/json, application/problem+json"}
-        if token:
-            headers["authorization"] = f"Bearer {token}"
-        basic = httpx.BasicAuth(given.username, given.password) if given.userinfo and not token else None
-        self._secrets = tuple(filter(None, (token, given.password)))
+        authorization, self._secrets = credential(given, token)
+        if authorization:
+            headers["authorization"] = authorization
         #: Where it is, without anything secret.
         self.url = str(given.copy_with(userinfo=b"", query=None, fragment=None)).rstrip("/")
         self._timeout_s = timeout_s
@@ -82,7 +82,7 @@ class OpenMeter:
         self._random = random
         self._now = now
         # No timeout of httpx's: it would bound each read, and a server that drips would never end.
-        self._client = httpx.AsyncClient(headers=headers, auth=basic, timeout=None, follow_redirects=False)  # noqa: S113
+        self._client = httpx.AsyncClient(headers=headers, timeout=None, follow_redirects=False)  # noqa: S113
 
     async def close(self) -> None:
         await self._client.aclose()

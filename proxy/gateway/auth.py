@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
 
-from proxy.errors import Forbidden, InvalidRequest, Unauthenticated
-from proxy.model import SUBJECT_PATTERN, Caller, Tenant
+from proxy.errors import Forbidden, Headers, InvalidRequest, Unauthenticated
+from proxy.model import SUBJECT_PATTERN, Caller, Hidden, Tenant
 from proxy.store.tenants import hash_of
+from proxy.wire.headers import CREDENTIALS
 
 _KEY_BYTES_MAX = 512
+_HIDDEN = CREDENTIALS | {b"proxy-authorization"}
 
 
 class CallerDirectory(Protocol):
@@ -33,15 +35,7 @@ class Authenticator:
 
     async def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
         """Raises `Unauthenticated` (401), `Forbidden` (403, a disabled tenant) or `LedgerUnavailable` (503)."""
-        bearer = api_key = subject = None
-        for name, value in headers:
-            if name == b"authorization" and value[:7].lower() == b"bearer ":
-                bearer = value[7:].strip()
-            elif name == b"x-api-key":
-                api_key = value.strip()
-            elif name == b"x-tollgate-subject":
-                subject = value.strip()
-        secret = bearer or api_key
+        secret, subject = _read(headers)
         if not secret:
             raise Unauthenticated(
                 "You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY' or 'X-Api-Key: YOUR_KEY'."
@@ -71,3 +65,24 @@ class Authenticator:
         if tenant is not None and tenant.upstream_key:
             return replace(caller, subject=subject, upstream_key=tenant.upstream_key, own_account=True)
         return replace(caller, subject=subject, own_account=False)
+
+
+def hide(headers: Headers) -> None:
+    """What a client authenticates with is not shown from now on, wherever a request's header list is."""
+    for at, (name, value) in enumerate(headers):
+        if name in _HIDDEN:
+            headers[at] = name, Hidden(value)
+
+
+def _read(headers: Iterable[tuple[bytes, bytes]]) -> tuple[Hidden, bytes | None]:
+    """The key that came with a request (empty for none), and the subject that it names."""
+    bearer = api_key = b""
+    subject = None
+    for name, value in headers:
+        if name == b"authorization" and value[:7].lower() == b"bearer ":
+            bearer = value[7:].strip()
+        elif name == b"x-api-key":
+            api_key = value.strip()
+        elif name == b"x-tollgate-subject":
+            subject = value.strip()
+    return Hidden(bearer or api_key), subject

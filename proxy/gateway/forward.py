@@ -220,11 +220,13 @@ class Exchange:
                 request=self._call.request,
                 shown=None if keeping is None else keeping.shown,
             )
+        mask = await self._mask(answer) if answer.status >= 400 else None
+        if mask is not None:
+            self._meter = mask
         headers = header.for_client(
             answer.headers, without=_UNTRUE_WHEN_REWRITTEN if self._meter.rewrites else frozenset()
         )
-        if answer.status >= 400:
-            self._meter = mask = Mask(self._upstream.credentials)
+        if mask is not None:
             headers = mask.headers(headers)
         if not self._client_gone:
             await self._responder.start(answer.status, headers)
@@ -256,6 +258,16 @@ class Exchange:
         await self._settle(Outcome.COMPLETED)
         if not self._client_gone:
             await self._responder.finish(last)
+
+    async def _mask(self, answer: Answer) -> Mask:
+        """What stars the upstream's key out of an error, which is uncompressed only where the key is in it."""
+        credentials = self._upstream.credentials
+        mask = Mask(credentials, header.get(answer.headers, b"content-encoding"))
+        if mask.rewrites:
+            self._unread = self._unread or await self._beginning(answer)
+            if answer.at_end and not mask.finds_in(self._unread):
+                return Mask(credentials)
+        return mask
 
     def _note_progress(self) -> None:
         """Now and then, note how much has come, for the case that this process is killed in the middle of it."""

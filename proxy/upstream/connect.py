@@ -10,7 +10,7 @@ import socket
 import ssl
 import urllib.request
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -32,7 +32,7 @@ class Tunnel:
 
     host: str
     port: int
-    authorization: str
+    authorization: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +146,7 @@ def reason(error: OSError) -> str:
 async def _establish(sock: socket.socket, origin: Origin, tunnel: Tunnel) -> None:
     """RFC 9110, section 9.3.6. The origin speaks only after our TLS greeting, so nothing may follow the answer."""
     loop = asyncio.get_running_loop()
-    target = f"[{origin.host}]:{origin.port}" if ":" in origin.host else f"{origin.host}:{origin.port}"
-    lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
-    if tunnel.authorization:
-        lines.append(f"Proxy-Authorization: {tunnel.authorization}")
-    await loop.sock_sendall(sock, "\r\n".join([*lines, "", ""]).encode())
+    await loop.sock_sendall(sock, _connect_request(origin, tunnel))
     answer = b""
     while b"\r\n\r\n" not in answer:
         received = await loop.sock_recv(sock, 1024)
@@ -164,3 +160,11 @@ async def _establish(sock: socket.socket, origin: Origin, tunnel: Tunnel) -> Non
         raise ConnectFailed(f"The proxy named by HTTPS_PROXY refused to connect: status {status[1].decode()}.")
     if not answer.endswith(b"\r\n\r\n") or answer.count(b"\r\n\r\n") > 1:
         raise ConnectFailed("The proxy named by HTTPS_PROXY sent more than its answer to CONNECT.")
+
+
+def _connect_request(origin: Origin, tunnel: Tunnel) -> bytes:
+    target = f"[{origin.host}]:{origin.port}" if ":" in origin.host else f"{origin.host}:{origin.port}"
+    lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
+    if tunnel.authorization:
+        lines.append(f"Proxy-Authorization: {tunnel.authorization}")
+    return "\r\n".join([*lines, "", ""]).encode()

@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_ISREG
 
@@ -25,7 +25,7 @@ _TOKEN = re.compile(r"[\x21-\x7e]+")
 class _File:
     looked_at: float
     version: tuple[int, int, int]
-    secret: str
+    secret: str = field(repr=False)
 
 
 class UpstreamKeys:

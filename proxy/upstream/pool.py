@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from proxy.errors import ConnectFailed, Headers, PoolExhausted
+from proxy.model import Hidden
 from proxy.upstream.connect import Origin, connect, reason, tls_context
 from proxy.upstream.connection import Answer, Body, Connection, Stale, Timeouts
 from proxy.upstream.idle import Idle
@@ -104,7 +105,7 @@ class Pool:
         )
         fields = b"".join([b"%b: %b\r\n" % pair for pair in headers])
         size = b"" if length is None else b"content-length: %d\r\n" % length
-        return line + fields + size + b"\r\n"
+        return Hidden(line + fields + size + b"\r\n")  # the upstream's key is in it
 
     # Who gets which connection
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from proxy.errors import Headers
+from proxy.model import Hidden
 from proxy.upstream.keys import UpstreamKeys
 from proxy.upstream.pool import Pool
 from proxy.upstream.refusals import Refusals
@@ -44,7 +45,7 @@ class Upstream:
 
 def bearer(secret: str) -> Headers:
     """The headers that authenticate with a key."""
-    return [(b"authorization", b"Bearer " + secret.encode())]
+    return [(b"authorization", Hidden(b"Bearer " + secret.encode()))]
 
 
 class Router:

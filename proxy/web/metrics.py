@@ -21,6 +21,7 @@ from proxy.delivery.sinks.counted import RESULTS, CountedSink
 from proxy.delivery.watch import Watch
 from proxy.errors import LedgerUnavailable, Unauthenticated
 from proxy.gateway.admit import Admission
+from proxy.gateway.auth import hide
 from proxy.gateway.handle import Gateway
 from proxy.gateway.settle import Settler
 from proxy.gateway.tally import Tally
@@ -53,10 +54,9 @@ class Metrics:
 
     async def metrics(self, request: Request) -> Response:
         """In the format that the scraper asks for. Raises `Unauthenticated`."""
-        if self._expected:
-            given = request.headers.get("authorization", "").encode("latin-1")
-            if not compare_digest(given, self._expected):
-                raise Unauthenticated("Send the admin token (TOLLGATE_ADMIN_TOKEN) as Bearer.")
+        hide(request.scope["headers"])
+        if self._expected and not compare_digest(_authorization(request), self._expected):
+            raise Unauthenticated("Send the admin token (TOLLGATE_ADMIN_TOKEN) as Bearer.")
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(self._registry), headers={"content-type": content_type})
 
@@ -119,6 +119,10 @@ class _Parts(Collector):
             deliveries.add_metric([result], sink.batches[result])
         yield deliveries
         yield CounterMetricFamily("tollgate_events_delivered", "Events that the sink has taken.", sink.events)
+
+
+def _authorization(request: Request) -> bytes:
+    return request.headers.get("authorization", "").encode("latin-1")
 
 
 def _gauge(name: str, words: str, value: int) -> Metric:

@@ -24,6 +24,8 @@ from proxy.wire.problem import problem, readable, retry_after_s
 ANSWER_BYTES_MAX = 64 * 1024
 #: Characters of the receiver's own text that are kept.
 SAID_CHARS_MAX = 500
+#: A shorter value of the URL's query is none.
+_QUERY_SECRET_CHARS_MIN = 8
 
 _MEND = {
     401: "the sink's token is missing, wrong or expired",
@@ -51,7 +53,7 @@ class HttpSink:
         # Without `user:password@`: httpx logs the URL of each request.
         self._url = given.copy_with(userinfo=b"", fragment=None)
         self._shown = str(self._url.copy_with(query=None))
-        authorization, self._secrets = _credential(given, token)
+        authorization, self._secrets = credential(given, token)
         self._timeout_s = timeout_s
         self._now = now
         headers = {
@@ -139,11 +141,13 @@ class HttpSink:
         return text
 
 
-def _credential(url: httpx.URL, token: str) -> tuple[str, tuple[str, ...]]:
-    """The authorization header, and what of it must never be repeated to anyone."""
+def credential(url: httpx.URL, token: str) -> tuple[str, tuple[str, ...]]:
+    """The authorization header, and what must never be repeated to anyone: of it, and of the URL."""
+    in_query = [value for _, value in url.params.multi_items() if len(value) >= _QUERY_SECRET_CHARS_MIN]
     if token:
-        return f"Bearer {token}", (token,)
+        return f"Bearer {token}", (token, *in_query)
     if not url.userinfo:
-        return "", ()
+        return "", tuple(in_query)
     pair = base64.b64encode(f"{url.username}:{url.password}".encode()).decode()
-    return f"Basic {pair}", tuple(filter(None, (pair, url.password)))
+    # Some services take a token as the user, and no password.
+    return f"Basic {pair}", tuple(filter(None, (pair, url.password or url.username, *in_query)))
