@@ -18,7 +18,7 @@ from proxy.settings import ServerSettings, load
 from proxy.store import ledger, outbox
 from proxy.store.ledger import UsageLine
 from proxy.store.tenants import create_key, create_tenant, has_tenants, tenants
-from proxy.web.server import server_config
+from proxy.web.server import Server, server_config
 
 WAIT_S = 10.0
 
@@ -92,7 +92,7 @@ def serve(
 ) -> Iterator[uvicorn.Server]:
     """Uvicorn as `tollgate serve` runs it, in a thread, ready when this returns."""
     config = server_config(app, (settings or ServerSettings()).model_copy(update={"shutdown_grace_s": grace_s}))
-    server = uvicorn.Server(config)
+    server = Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

@@ -77,6 +77,7 @@ class Relay:
         self._woken = asyncio.Event()
         self._stopping = asyncio.Event()
         self._deadline_s = 0.0
+        self._stopped_ms = 0
         self._trouble = ""
         # What the sink took and the store could not mark yet.
         self._taken: list[str] = []
@@ -111,6 +112,7 @@ class Relay:
         if task is None:
             return
         self._deadline_s = deadline_s
+        self._stopped_ms = time.time_ns() // 1_000_000
         self._backoff.reset()  # the tries that are left are not to be slept away
         self._stopping.set()
         try:
@@ -157,6 +159,8 @@ class Relay:
         batch = await self._gather()
         if not batch:
             return await self._idle()
+        if self._stopping.is_set() and all(one.time_ms > self._stopped_ms for one in batch):
+            return True  # another server with this ledger serves on, and its relay takes over
         try:
             await self._deliver(batch)
         except SinkUnavailable as error:

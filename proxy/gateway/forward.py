@@ -27,7 +27,7 @@ from proxy.gateway.mask import Mask
 from proxy.gateway.meter import Blind, Meter, Reading, meter_for
 from proxy.gateway.ownership import Keeping
 from proxy.gateway.respond import Responder
-from proxy.gateway.settle import Settler
+from proxy.gateway.settle import Settler, until_done
 from proxy.model import Outcome, UsageSource
 from proxy.settings import UpstreamSettings
 from proxy.upstream.connection import Answer, Connection
@@ -312,7 +312,7 @@ class Exchange:
             return
         # In a task of its own: whoever waits here may be cancelled, and the record must be made all the same.
         self._estimating = asyncio.create_task(self._record_estimate(outcome, reading))
-        await asyncio.wait([self._estimating])
+        await until_done(self._estimating)
 
     def _is_estimated(self, outcome: Outcome, reading: Reading) -> bool:
         """Only where nothing was reported, and something was generated or may have been. Never from an error."""

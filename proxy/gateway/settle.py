@@ -124,7 +124,7 @@ class Settler:
             recorded = self._ledger.record(settlement)
         # Not after an `await`: whoever waits here may be cancelled, and the outcome must be seen all the same.
         recorded.add_done_callback(partial(self._note, settlement, way, upstream_key))
-        await asyncio.wait([recorded])
+        await until_done(recorded)
 
     def _note(self, settlement: Settlement, way: Way, upstream_key: str, recorded: asyncio.Future[Any]) -> None:
         error = asyncio.CancelledError() if recorded.cancelled() else recorded.exception()
@@ -136,3 +136,19 @@ class Settler:
         log.error("the ledger refused event %s, which follows as a JSON line: %s", settlement.id, error)
         line = line_of(Unrecorded(settlement, way, upstream_key))
         print(line, file=self._stderr or sys.stderr, flush=True)
+
+
+async def until_done(future: asyncio.Future[Any]) -> None:
+    """Wait, however often the waiter is cancelled; raises `CancelledError` afterwards.
+
+    Until a settlement is on disk, its request's trace is all that a kill would leave of it, and whoever gives up
+    waiting releases that.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled

@@ -122,7 +122,8 @@ class GroupCommit:
         stopping = False
         while not stopping:
             batch, stopping = self._gather()
-            self._write(batch)
+            if batch or not stopping:
+                self._write(batch)
             if batch:
                 self._tell(batch)
         self._link.close()

@@ -41,6 +41,9 @@ class Server(uvicorn.Server):
             server.close()
         await self._accept_all(queues)
         await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()  # its client outlasts us; uvloop may never end with such a one open
+        await _turns()
 
     async def _accept_all(self, queues: Sequence[socket.socket]) -> None:
         """Take those along who wait to be accepted: closing the last descriptor of a queue resets them."""
@@ -51,12 +54,17 @@ class Server(uvicorn.Server):
                 for _ in range(_BACKLOG):
                     client, _ = queue.accept()
                     await loop.connect_accepted_socket(self._new_connection, client)
-        for _ in range(3):
-            await asyncio.sleep(0)  # who was accepted in this very turn is a connection soon
+        await _turns()  # who was accepted in this very one is a connection soon
 
     def _new_connection(self) -> asyncio.Protocol:
         new: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
         return new(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+
+async def _turns() -> None:
+    """A few turns of the loop."""
+    for _ in range(3):
+        await asyncio.sleep(0)
 
 
 def server_config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:

@@ -159,6 +159,14 @@ def test_a_host_that_is_not_ours_is_one_line(tollgate: Command) -> None:
         assert result.stderr.count("\n") == 1
 
 
+def test_a_bad_hand_over_of_sockets_is_one_line_that_names_the_variable(tollgate: Command) -> None:
+    result = tollgate.process("serve", env={"LISTEN_FDS": "1"})  # of which there is none
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("tollgate: LISTEN_FDS: descriptor 3")
+    assert result.stderr.count("\n") == 1
+    assert tollgate.json("tenants", "list") == []
+
+
 def test_a_setting_that_fails_only_at_the_start_is_one_line_too(tollgate: Command) -> None:
     env = {"OPENAI_API_KEY": "sk-hunter2", "TOLLGATE_UPSTREAM__CA_FILE": "missing.pem"}
     result = tollgate.process("serve", "--port", "0", env=env)

@@ -179,9 +179,10 @@ class Machine:
             try:
                 replies = await client.exchange(one)
                 self._judge(one, replies)
-            except Broken:
-                raise
-            except Exception as error:
+            except BaseException as error:
+                client.leave()  # with such a one open, uvloop may never close its loop
+                if isinstance(error, Broken) or not isinstance(error, Exception):
+                    raise
                 raise Broken(f"{error!r}\n{one}") from error
             finally:
                 del self._plans[one.tag]
