@@ -3,6 +3,7 @@
 TollgateError
 ├── ConfigurationError          the start stops; one line names the key
 ├── StoreError                  a command on tenants, keys or events cannot be carried out
+│   └── TooMuch                 a report has more rows, or takes more time, than it may
 ├── ProxyError                  answered to the client in OpenAI's error shape
 │   ├── Unauthenticated         401  no key, or one that is unknown, expired or revoked
 │   ├── Forbidden               403  the tenant is disabled, or the model is not on the key's list
@@ -16,6 +17,8 @@ TollgateError
 │   ├── BodyTimeout             408
 │   ├── BodyTooLarge            413
 │   ├── UnsupportedEncoding     415
+│   ├── RateLimited             429  a limit by the minute or hour, or others have reserved what is left: try again
+│   ├── QuotaExceeded           429  a limit that renews late, or not by itself: do not try again
 │   ├── HeadTooLarge            431
 │   ├── ClientGone              499  the client left before its request was sent on; nobody sees this
 │   ├── NotMeterable            501  a route that would get around the meter
@@ -57,6 +60,10 @@ class ConfigurationError(TollgateError):
 
 class StoreError(TollgateError):
     """The store refuses a command: an unknown tenant, an id that is taken."""
+
+
+class TooMuch(StoreError):
+    """More is asked for than a report may hold, or than it may take. The message says which."""
 
 
 class ProxyError(TollgateError):
@@ -159,6 +166,32 @@ class BodyTooLarge(_BodyUnread):
 class UnsupportedEncoding(_BodyUnread):
     status = 415
     code = "unsupported_content_encoding"
+
+
+class RateLimited(ProxyError):
+    """`type` is what was limited, as OpenAI has it: `requests` or `tokens`."""
+
+    status = 429
+    type = "requests"
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, what: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.type = what
+        self.retry_after_s = retry_after_s
+        self.rates: Headers = []
+
+    def headers(self) -> Headers:
+        return [(b"retry-after", b"%d" % self.retry_after_s), *self.rates]
+
+
+class QuotaExceeded(ProxyError):
+    status = 429
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+
+    def headers(self) -> Headers:
+        return [(b"x-should-retry", b"false")]  # the SDKs obey it
 
 
 class ClientGone(_ClientError):

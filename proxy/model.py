@@ -120,6 +120,7 @@ class Tenant:
     """Who is billed. Its id is the subject of its events.
 
     `upstream_key` says where its own upstream key is found (`env:NAME`, `file:PATH`); empty: it shares the service's.
+    `plan` names the plan whose limits hold for it as well, `anchor_ms` when its first billing period began.
     """
 
     id: str
@@ -127,6 +128,8 @@ class Tenant:
     status: Literal["active", "disabled"]
     created_ms: int
     upstream_key: str = ""
+    plan: str = ""
+    anchor_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +147,63 @@ class Key:
     revoked_ms: int | None
 
 
+class Unit(StrEnum):
+    """What a limit counts."""
+
+    REQUESTS = "requests"
+    TOKENS = "tokens"
+    INFLIGHT = "inflight"  # requests at the same time
+    MAX_TOKENS = "max_tokens"  # the largest output that one request may ask for
+
+
+class Window(StrEnum):
+    """Since when a limit counts."""
+
+    MINUTE = "minute"  # the last sixty seconds
+    HOUR = "hour"
+    DAY = "day"
+    MONTH = "month"
+    PERIOD = "period"  # a month from the tenant's own day on
+    TOTAL = "total"  # ever
+
+
+#: Units that are not summed over time, and so have no window.
+TIMELESS = (Unit.INFLIGHT, Unit.MAX_TOKENS)
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What a limit counts: whose requests, of what, since when; of which models (a pattern) and which kind of tokens.
+
+    `scope` is `tenant` or `key`, `owner` the id of that. `anchor_ms` is when the first `period` began.
+    """
+
+    scope: str
+    owner: str
+    unit: Unit
+    window: Window
+    model: str = ""
+    kind: str = ""
+    anchor_ms: int = 0
+
+    @property
+    def name(self) -> str:
+        """As it is written and told: `tokens/month (output of gpt-4o*)`."""
+        name = str(self.unit) if self.unit in TIMELESS else f"{self.unit}/{self.window}"
+        filters = [self.kind] * bool(self.kind) + [f"of {self.model}"] * bool(self.model)
+        return f"{name} ({' '.join(filters)})" if filters else name
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How much of it may be used. `origin` is where that is set; `soft`: what is beyond is served, and marked."""
+
+    counted: Counted
+    value: int
+    origin: str
+    soft: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """The authenticated key of a tenant, with all that admission needs to know of both.
@@ -151,6 +211,7 @@ class Caller:
     `subject` is whose usage it is: the tenant, unless a trusted key named another (`X-Tollgate-Subject`).
     An empty `models` allows every model. `upstream_key` says where the upstream key is found that its requests go out
     with; empty: the service's own, which all share. `own_account`: with that key, nobody but the subject does.
+    `limits` is what the subject may use, and the key.
     """
 
     key_id: str
@@ -161,19 +222,20 @@ class Caller:
     expires_ms: int | None
     upstream_key: str = ""
     own_account: bool = False
+    limits: tuple[Limit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
     """The one record of how a request ended and what it used. Times are unix milliseconds, durations too.
 
-    `time_ms` is when the request arrived. `ttft_ms` (time to first token: the first byte of the answer's body)
+    `time_ms` is when the request was admitted. `ttft_ms` (time to first token: the first byte of the answer's body)
     is 0 where no byte came. `status` is what the client was (or would have been) told.
 
     The rest says how the numbers came about: `upstream` is who was asked (host and port), `usage_path` where in its
     answer the usage stood, `estimator` the tokenizer of estimated counts, `on_disconnect` what was done with an
-    answer whose client had left (`drain` or `cancel`), `response_id` the upstream's own id. Empty where it does not
-    apply.
+    answer whose client had left (`drain` or `cancel`), `response_id` the upstream's own id, `over_limit` the soft limit
+    that it passed. Empty where it does not apply.
     """
 
     id: str
@@ -197,3 +259,4 @@ class Settlement:
     estimator: str = ""
     on_disconnect: str = ""
     response_id: str = ""
+    over_limit: str = ""

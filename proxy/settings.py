@@ -21,6 +21,7 @@ from dotenv import dotenv_values
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from proxy.errors import ConfigurationError
+from proxy.limits import Calendar
 
 _PREFIX = "TOLLGATE_"
 _CONFIG_VARIABLE = "TOLLGATE_CONFIG"
@@ -55,6 +56,11 @@ def _is_url(value: str) -> str:
 def _is_token(value: SecretStr) -> SecretStr:
     if not re.fullmatch(r"[\x21-\x7e]+", value.get_secret_value()):
         raise ValueError("must be ASCII characters without spaces: it is sent in a header")
+    return value
+
+
+def _is_time_zone(value: str) -> str:
+    Calendar.of(value)
     return value
 
 
@@ -174,6 +180,21 @@ class SinkSettings(_Section):
         return bool(self.konnect_api_url or self.http_url or self.file)
 
 
+class LimitSettings(_Section):
+    """How the limits of tenants and keys are counted."""
+
+    time_zone: Annotated[str, AfterValidator(_is_time_zone)] = "UTC"
+    """Where days, months and periods begin, such as `Europe/Berlin`."""
+    output_tokens: int = Field(1024, ge=0)
+    """Output tokens that are reserved for a request that sets no maximum itself."""
+    cap_output: bool = False
+    """Whether a request that sets no maximum is sent on with one: the output tokens that are left of its limits."""
+    wait_s: float = Field(30, ge=0)
+    """Seconds to wait, where a request fits as soon as others use less than they have reserved."""
+    rate_wait_s: float = Field(0, ge=0)
+    """Seconds to wait, where a request fits as soon as a limit by the minute has moved on."""
+
+
 class AgentSettings(_Section):
     """The agent layer (`/api/generate`, `/api/summarize`, `/api/analyze`)."""
 
@@ -198,6 +219,7 @@ class Settings(_Section):
     server: ServerSettings = ServerSettings()
     sink: SinkSettings = SinkSettings()
     agent: AgentSettings = AgentSettings()
+    limits: LimitSettings = LimitSettings()
 
     @property
     def uses_sandbox(self) -> bool:

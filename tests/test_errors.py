@@ -45,6 +45,8 @@ PROXY_ERRORS = [ProxyError, *(one for one in below(ProxyError) if issubclass(one
 
 
 def made(kind: type[ProxyError], message: str = "what is wrong") -> ProxyError:
+    if issubclass(kind, errors.RateLimited):
+        return kind(message, kind.type, retry_after_s=7)
     return kind(message, "GET, POST") if issubclass(kind, MethodNotAllowed) else kind(message)
 
 
@@ -81,6 +83,9 @@ def test_every_error_is_answered_in_openais_shape(kind: type[ProxyError]) -> Non
 def test_the_type_says_whose_fault_it_is(kind: type[ProxyError]) -> None:
     error = made(kind)
     assert isinstance(error.status, int)
+    if error.status == 429:  # OpenAI's own types of these
+        assert error.type in ("requests", "insufficient_quota")
+        return
     assert (error.type == "invalid_request_error") == (error.status < 500)
     assert error.type in ("invalid_request_error", "server_error", "upstream_error")
 
@@ -99,6 +104,8 @@ def test_an_error_can_name_the_field_and_a_code_of_its_own() -> None:
 def test_who_should_come_back_later_is_told_when() -> None:
     for kind in (errors.LedgerUnavailable, errors.PoolExhausted):
         assert int(dict(made(kind).headers())[b"retry-after"]) > 0
+    assert dict(made(errors.RateLimited).headers())[b"retry-after"] == b"7"
+    assert dict(made(errors.QuotaExceeded).headers())[b"x-should-retry"] == b"false"
     assert dict(made(errors.MethodNotAllowed).headers())[b"allow"] == b"GET, POST"
     assert dict(made(errors.Unauthenticated).headers())[b"www-authenticate"] == b"Bearer"
 

@@ -30,7 +30,7 @@ def test_the_buckets_are_the_fields_in_the_order_of_the_columns() -> None:
     assert tuple(field.name for field in dataclasses.fields(Usage)) == BUCKETS
     for sql in (queries.INSERT_EVENT, queries.ADD_TO_ROLLUP, queries.PENDING_EVENTS, queries.EVENT):
         assert ", ".join(BUCKETS) in sql
-    assert ", ".join(f"sum({name})" for name in BUCKETS) in queries.USAGE
+    assert ", ".join(f"sum({name})" for name in BUCKETS) in queries.USAGE[()]
 
 
 def test_every_value_is_frozen_and_slotted() -> None:

@@ -28,6 +28,8 @@ OTHER: dict[str, str] = {
     "sink.profile": "prompt",
     "sink.konnect_api_url": "https://us.api.konghq.com/v3/openmeter",
     "sink.http_url": "http://localhost/events",
+    "limits.time_zone": "Europe/Berlin",
+    "limits.cap_output": "true",
 }
 
 
@@ -82,7 +84,7 @@ def test_every_key_is_settable_in_every_way(keys: tuple[str, ...], way: str, tmp
         (tmp_path / "tollgate.toml").write_text(toml(keys, value))
         environment = {"TOLLGATE_CONFIG": "tollgate.toml"}
     found = value_of(load(environment, directory=tmp_path), keys)
-    assert str(found) in (value, f"{value}.0")
+    assert str(found) in (value, f"{value}.0") or (found is True and value == "true")
     assert found != value_of(Settings(), keys)
 
 
@@ -289,7 +291,7 @@ def explanation(keys: tuple[str, ...]) -> str | None:
 
 def test_the_example_names_every_key_with_its_default_and_explanation(tmp_path: Path) -> None:
     text = EXAMPLE.read_text()
-    assert tomllib.loads(text) == {"upstream": {}, "server": {}, "sink": {}, "agent": {}}
+    assert tomllib.loads(text) == {"upstream": {}, "server": {}, "sink": {}, "agent": {}, "limits": {}}
     uncommented = re.sub(r"^# (?=[a-z_]+ = )", "", text, flags=re.MULTILINE)
     path = tmp_path / "all.toml"
     path.write_text(uncommented)
@@ -303,7 +305,8 @@ def test_the_example_names_every_key_with_its_default_and_explanation(tmp_path: 
     }
     assert sorted(flat) == sorted(known_keys())
     for keys, value in flat.items():
-        assert value == (value_of(Settings(), keys) or ""), keys
+        default = value_of(Settings(), keys)
+        assert value == ("" if default is None else default), keys
     assert load({"TOLLGATE_CONFIG": str(path)}, directory=tmp_path) == Settings()
     for keys in known_keys():
         assert f"# {explanation(keys)}\n# {keys[-1]} = " in text, keys

@@ -127,5 +127,5 @@ def _event(document: dict[str, Any]) -> bytes:
 
 
 def _kept(headers: Headers) -> Headers:
-    """Of the upstream's headers, its request id: the others describe a body that the client does not see."""
-    return [pair for pair in headers if pair[0] in (b"x-request-id", b"date")]
+    """Of the headers, those that do not describe the upstream's body, which the client does not see."""
+    return [pair for pair in headers if pair[0] in (b"x-request-id", b"date") or pair[0].startswith(b"x-ratelimit-")]

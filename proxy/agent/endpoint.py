@@ -12,6 +12,7 @@ from proxy.gateway.handle import Gateway
 from proxy.gateway.respond import Passthrough
 from proxy.wire.body import refuse_heavy
 from proxy.wire.endpoints import CHAT_COMPLETIONS
+from proxy.wire.output import Output
 from proxy.wire.prompt import input_tokens
 from proxy.wire.tokens import BY_BYTES
 
@@ -59,6 +60,7 @@ class Agent:
             model=model,
             streamed=asked.stream,
             input_tokens=input_tokens(CHAT_COMPLETIONS.name, {"messages": asked.messages()}, BY_BYTES),
+            output=Output(asked.max_tokens),
         )
         shape = StreamedAnswer if asked.stream else PlainAnswer
         await self._gateway.serve(call, shape(send, arrival.id), receive)

@@ -73,6 +73,7 @@ def _data(settlement: Settlement) -> dict[str, Any]:
         "model_family": family(model),
         "estimator": settlement.estimator,
         "on_disconnect": settlement.on_disconnect,
+        "over_limit": settlement.over_limit,
         "images": units.images,
         "audio_ms": units.audio_ms,
         "characters": units.characters,

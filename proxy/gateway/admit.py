@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from proxy.errors import Forbidden, LedgerUnavailable
+from proxy.errors import Forbidden, Headers, LedgerUnavailable
 from proxy.gateway.call import Call
+from proxy.gateway.quotas import Quotas, Reservation
 from proxy.model import Settlement
 
 log = logging.getLogger(__name__)
@@ -30,16 +33,36 @@ class Traces(Protocol):
     def release(self, slot: int) -> None: ...
 
 
+#: How a request would be settled that was admitted at this time (unix ms), and passes this soft limit.
+Known = Callable[[int, str], Settlement]
+
+
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """What a request in flight holds until it is settled: its place among those in flight, and its trace.
+    """What a request in flight holds until it is settled: its place among those in flight, its trace, its reservation.
 
-    `known` is how it would be settled if this process ended now. A request that is not metered leaves no trace.
+    `known` is how it would be settled if this process ended now. What is not metered leaves no trace and has no limits.
     """
 
     known: Settlement
     traces: Traces
     slot: int | None
+    reservation: Reservation | None
+
+    @property
+    def headers(self) -> Headers:
+        """What the answer tells of the caller's limits."""
+        return [] if self.reservation is None else self.reservation.headers
+
+    @property
+    def cap(self) -> int | None:
+        """The output tokens of each choice that the request is to be sent on with, where it says nothing itself."""
+        return None if self.reservation is None else self.reservation.cap
+
+    def defer(self) -> None:
+        """It is settled later, and holds what it has reserved until then."""
+        if self.reservation is not None:
+            self.reservation.deferred = True
 
     def progress(self, characters: int = 0) -> None:
         """The upstream has the request, and so much text of its answer has come."""
@@ -48,26 +71,38 @@ class Hold:
 
 
 class Admission:
-    """Checks the key's model list and the ledger's health, and knows what is in flight."""
+    """Checks the key's model list, the ledger's health and the limits, and knows what is in flight."""
 
-    def __init__(self, ledger: LedgerHealth, traces: Traces) -> None:
+    def __init__(self, ledger: LedgerHealth, traces: Traces, quotas: Quotas) -> None:
         self._ledger = ledger
         self._traces = traces
+        self._quotas = quotas
         self._in_flight = 0
         self._empty = asyncio.Event()
         self._empty.set()
 
-    def reserve(self, call: Call, known: Settlement) -> Hold:
-        """Admit a call, or raise `Forbidden` (403) or `LedgerUnavailable` (503). `release` must follow."""
-        slot = None
+    async def reserve(self, call: Call, known: Known) -> Hold:
+        """Admit a call. `release` must follow. `known` is how it would be settled, by all that is known but its limits.
+
+        Raises `Forbidden` (403), `LedgerUnavailable` (503), `RateLimited`, `QuotaExceeded` (429) or `InvalidRequest`.
+        """
+        slot = reservation = None
         if call.metered:
             allowed = call.caller.models
             if allowed and call.model not in allowed:
                 named = f"the model '{call.model}'" if call.model else "a request that names no model"
                 raise Forbidden(f"Your API key does not allow {named}.", param="model", code="model_not_allowed")
             self._ledger.check()
-            slot = self._take(known)
-        hold = Hold(known, self._traces, slot)
+            reservation = await self._reserve(call)
+            settlement = known(reservation.time_ms, reservation.over_limit)
+            try:
+                slot = self._take(settlement)
+            except BaseException:
+                self._quotas.release(call.arrival.id, reservation)
+                raise
+        else:
+            settlement = known(call.arrival.time_ms, "")
+        hold = Hold(settlement, self._traces, slot, reservation)
         self._in_flight += 1
         self._empty.clear()
         return hold
@@ -75,6 +110,8 @@ class Admission:
     def release(self, hold: Hold) -> None:
         if hold.slot is not None:
             self._traces.release(hold.slot)
+        if hold.reservation is not None:
+            self._quotas.release(hold.known.id, hold.reservation)
         self._in_flight -= 1
         if not self._in_flight:
             self._empty.set()
@@ -86,6 +123,13 @@ class Admission:
     async def quiet(self) -> None:
         """Wait until nothing is in flight."""
         await self._empty.wait()
+
+    async def _reserve(self, call: Call) -> Reservation:
+        try:
+            return await self._quotas.reserve(call)
+        except sqlite3.Error as error:
+            log.error("what a caller has used could not be read, and its request is refused: %s", error)
+            raise LedgerUnavailable("Usage cannot be read at the moment. Try again soon.") from None
 
     def _take(self, known: Settlement) -> int:
         try:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from proxy.errors import Forbidden, Headers, InvalidRequest, Unauthenticated
-from proxy.model import SUBJECT_PATTERN, Caller, Hidden, Tenant
+from proxy.model import SUBJECT_PATTERN, Caller, Hidden, Limit, Tenant
 from proxy.store.tenants import hash_of
 from proxy.wire.headers import CREDENTIALS
 
@@ -24,6 +24,9 @@ class CallerDirectory(Protocol):
 
     async def tenant(self, tenant_id: str) -> Tenant | None:
         """The tenant of this id, if there is one."""
+
+    async def limits(self, tenant_id: str, key_id: str) -> tuple[Limit, ...]:
+        """What a subject may use with a key; the same object until something changes."""
 
 
 class Authenticator:
@@ -61,10 +64,11 @@ class Authenticator:
         tenant = await self._callers.tenant(subject)
         if tenant is not None and tenant.status == "disabled":
             raise Forbidden("This account is disabled.", code="tenant_disabled")
+        caller = replace(caller, subject=subject, limits=await self._callers.limits(subject, caller.key_id))
         # Whoever has no upstream key of its own shares its speaker's with all that this one speaks for.
         if tenant is not None and tenant.upstream_key:
-            return replace(caller, subject=subject, upstream_key=tenant.upstream_key, own_account=True)
-        return replace(caller, subject=subject, own_account=False)
+            return replace(caller, upstream_key=tenant.upstream_key, own_account=True)
+        return replace(caller, own_account=False)
 
 
 def hide(headers: Headers) -> None:

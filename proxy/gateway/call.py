@@ -16,6 +16,7 @@ from proxy.wire import body, references
 from proxy.wire import headers as header
 from proxy.wire.endpoints import CHAT_COMPLETIONS, Access, Body, Counts, Endpoint
 from proxy.wire.form import read_form
+from proxy.wire.output import NO_OUTPUT, Output, limit_field, output_of
 from proxy.wire.prompt import input_tokens
 from proxy.wire.references import Reference
 from proxy.wire.tokens import BY_BYTES
@@ -46,6 +47,7 @@ class Call:
     A call that is not `metered` leaves no event. `rule` is the route that is asked upstream, and `request` what its
     body says, where that is charged by other units than tokens. Where `hides_usage`, the body was made to ask for
     usage, and `own_body` is the client's. `input_tokens` is a first estimate of what the request itself takes.
+    `output` is how much it allows to be made.
     `references` is what it names by ids in an upstream account that others share: to be checked (`Ownership`).
     """
 
@@ -65,6 +67,7 @@ class Call:
     request: Mapping[str, Any] = field(default_factory=dict)
     input_tokens: int = 0
     references: tuple[Reference, ...] = ()
+    output: Output = NO_OUTPUT
 
 
 def call_of(scope: Scope, arrival: Arrival, caller: Caller, rule: Endpoint, raw: bytes) -> Call:
@@ -119,7 +122,15 @@ def call_of(scope: Scope, arrival: Arrival, caller: Caller, rule: Endpoint, raw:
         hides_usage=ask.hides_usage,
         request={} if rule.counts is Counts.TOKENS else ask.document,
         input_tokens=input_tokens(rule.name, ask.document, BY_BYTES),
+        output=output_of(rule.name, ask.document),
     )
+
+
+def capped(call: Call, tokens: int, field_of_chat: str) -> Call:
+    """The call with so many output tokens as its maximum, where the client set none."""
+    name, value = limit_field(call.rule.name, field_of_chat), str(tokens).encode()
+    own_body = body.with_member(call.own_body, name, value) if call.own_body else call.own_body
+    return replace(call, body=body.with_member(call.body or b"{}", name, value), own_body=own_body)
 
 
 def _in_path(rule: Endpoint, target: bytes) -> tuple[Reference, ...]:

@@ -229,7 +229,7 @@ class Exchange:
         if mask is not None:
             headers = mask.headers(headers)
         if not self._client_gone:
-            await self._responder.start(answer.status, headers)
+            await self._responder.start(answer.status, header.with_rates(headers, self._hold.headers))
         last = b""
         while data := self._unread or await answer.read():
             self._unread = b""
@@ -300,6 +300,8 @@ class Exchange:
         if self._settled:
             return
         reading = self._meter.reading()
+        if reading.deferred:
+            self._hold.defer()
         if self._keeping is not None:
             self._keeping.note()
         self._settled = True

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from functools import partial
 
 from starlette.types import Receive, Scope, Send
 
 from proxy.errors import BodyTimeout, BodyTooLarge, ClientGone, ProxyError, UnsupportedEncoding
 from proxy.gateway.admit import Admission
 from proxy.gateway.auth import Authenticator, hide
-from proxy.gateway.call import Arrival, Call, call_of
+from proxy.gateway.call import Arrival, Call, call_of, capped
 from proxy.gateway.forward import Exchange, Leaving
 from proxy.gateway.ownership import Ownership
 from proxy.gateway.respond import Passthrough, Responder
@@ -36,7 +37,10 @@ class Gateway:
         router: Router,
         settler: Settler,
         ownership: Ownership,
+        *,
+        token_limit_field: str,
     ) -> None:
+        """`token_limit_field` is what the upstream calls the token limit of a chat completion."""
         self._server = settings.server
         self._routes = routes
         self._leaving = Leaving.of(settings.upstream)
@@ -45,6 +49,7 @@ class Gateway:
         self._router = router
         self._settler = settler
         self._ownership = ownership
+        self._token_limit_field = token_limit_field
         self._draining: set[Exchange] = set()
         #: Requests that were refused before they were forwarded, by the error's code.
         self.refusals: Counter[str] = Counter()
@@ -78,11 +83,13 @@ class Gateway:
         """Admit a call, forward and meter it, and settle it before its last bytes go out."""
         try:
             upstream = self._router.route(call.model, call.caller.upstream_key)
-            hold = self._admission.reserve(call, known_of(call, upstream))
+            hold = await self._admission.reserve(call, partial(known_of, call, upstream))
         except ProxyError as error:
             self.refusals[error.code or error.type] += 1
             await responder.refuse(error)
             return
+        if hold.cap is not None:
+            call = capped(call, hold.cap, self._token_limit_field)
         keeping = self._ownership.keeping(call)
         exchange = Exchange(call, upstream, responder, self._settler, self._leaving, self._draining, hold, keeping)
         try:

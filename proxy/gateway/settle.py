@@ -32,14 +32,17 @@ class Ledger(Protocol):
         """The same, unless the upstream gave the same response before, to a repeated request: then it gives False."""
 
 
-def known_of(call: Call, upstream: Upstream) -> Settlement:
-    """How a call is settled by what is known of it at its admission: as one that this process did not see end."""
+def known_of(call: Call, upstream: Upstream, time_ms: int, over_limit: str) -> Settlement:
+    """How a call is settled by what is known of it at its admission: as one that this process did not see end.
+
+    `time_ms` is when it was admitted: in that window of its limits it counts.
+    """
     is_counted = call.rule.counts is Counts.TOKENS
     return Settlement(
         id=call.arrival.id,
         subject=call.caller.subject,
         key_id=call.caller.key_id,
-        time_ms=call.arrival.time_ms,
+        time_ms=time_ms,
         endpoint=call.endpoint,
         requested_model=call.model,
         model=call.model,
@@ -53,6 +56,7 @@ def known_of(call: Call, upstream: Upstream) -> Settlement:
         ttft_ms=0,
         upstream=upstream.name,
         estimator=BY_BYTES.name if is_counted else "",
+        over_limit=over_limit,
     )
 
 

@@ -13,9 +13,10 @@ from hmac import compare_digest
 import orjson
 
 from proxy.errors import LedgerUnavailable
-from proxy.model import Caller, Tenant
+from proxy.model import Caller, Limit, Tenant
 from proxy.store import queries
 from proxy.store.database import Database, Link
+from proxy.store.limits import effective
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class Callers:
         self._link = Link(database, read_only=True, busy_ms=_BUSY_MS)
         self._monotonic = monotonic
         self._remembered: dict[bytes, Caller] = {}
+        self._limits: dict[tuple[str, str], tuple[Limit, ...]] = {}
         #: Which state of which file is remembered.
         self._seen: tuple[sqlite3.Connection, int] | None = None
         self._checked_at = -math.inf
@@ -50,6 +52,12 @@ class Callers:
         with self._guarded():
             row = self._link.connection().execute(queries.TENANT, (tenant_id,)).fetchone()
         return None if row is None else Tenant(*row)
+
+    async def limits(self, tenant_id: str, key_id: str) -> tuple[Limit, ...]:
+        """What a subject may use with a key. The same object until something changes. Raises `LedgerUnavailable`."""
+        with self._guarded():
+            known = self._limits.get((tenant_id, key_id))
+            return self._look_up_limits(tenant_id, key_id) if known is None else known
 
     def close(self) -> None:
         """Close the connection; a later look-up opens it again."""
@@ -73,6 +81,7 @@ class Callers:
         (revision,) = connection.execute(queries.REVISION).fetchone()
         if self._seen != (connection, revision):
             self._remembered.clear()
+            self._limits.clear()
             self._seen = (connection, revision)
         self._checked_at = checked_at
 
@@ -90,8 +99,15 @@ class Callers:
             expires_ms,
             upstream_key,
             own_account=bool(upstream_key),
+            limits=self._look_up_limits(tenant_id, key_id),
         )
         if len(self._remembered) >= _REMEMBERED_MAX:
             self._remembered.pop(next(iter(self._remembered)))
         self._remembered[key_hash] = caller
         return caller
+
+    def _look_up_limits(self, tenant_id: str, key_id: str) -> tuple[Limit, ...]:
+        if len(self._limits) >= _REMEMBERED_MAX:
+            self._limits.pop(next(iter(self._limits)))
+        limits = self._limits[tenant_id, key_id] = effective(self._link.connection(), tenant_id, key_id)
+        return limits

@@ -10,15 +10,18 @@ import logging
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, TypeVar
 
 from proxy.errors import LedgerUnavailable
-from proxy.model import Settlement
+from proxy.limits import Calendar
+from proxy.model import Counted, Settlement
 from proxy.store.database import Database, Link, begin, savepoint
 from proxy.store.ledger import probe, record, record_once
+from proxy.store.others import Others, last_row
+from proxy.store.spent import Seconds, spent_by_second
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +62,10 @@ class GroupCommit:
         self._closed = False
         #: Why the last write failed; empty while all is well.
         self.trouble = ""
+        #: Told in the loop what other processes have recorded, before what was recorded here after it; None: the
+        #: ledger is another one now. Noticed with the next write, and otherwise within a second.
+        self.recorded_elsewhere: Callable[[list[Settlement] | None], None] = lambda found: None
+        self._others = Others()
 
     def start(self) -> None:
         """Begin to write. Changes submitted before are written now."""
@@ -99,6 +106,10 @@ class GroupCommit:
         """Record a settlement, unless its response is one that was settled before (`ledger.record_once`)."""
         return self.run(lambda connection: record_once(connection, settlement))
 
+    def spent(self, counted: Sequence[Counted], calendar: Calendar, now_ms: int) -> asyncio.Future[list[Seconds]]:
+        """What was used, of each, by all that was recorded before and nothing after (`spent.spent_by_second`)."""
+        return self.run(lambda connection: [spent_by_second(connection, one, calendar, now_ms) for one in counted])
+
     def run(self, work: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
         """Do other work in the next transaction. It may be done twice, the first time rolled back.
 
@@ -124,8 +135,9 @@ class GroupCommit:
             batch, stopping = self._gather()
             if batch or not stopping:
                 self._write(batch)
-            if batch:
-                self._tell(batch)
+            news = self._others.news()
+            if batch or news:
+                self._tell(batch, news)
         self._link.close()
 
     def _gather(self) -> tuple[list[_Change], bool]:
@@ -149,10 +161,11 @@ class GroupCommit:
         try:
             if self.trouble:
                 probe(self._link.connection())
+            connection = self._link.connection()  # a file that was deleted is noticed while nobody writes, too
             if batch:
-                self._transact(batch)
+                self._transact(connection, batch)
             else:
-                self._link.connection()  # a file that was deleted is noticed while nobody writes, too
+                self._others.look(connection)
         except Exception as error:  # noqa: BLE001 (the edge of the writer: who submitted the changes is told)
             for change in batch:
                 change.error = error
@@ -162,19 +175,23 @@ class GroupCommit:
                 log.warning("the ledger can be written again")
                 self.trouble = ""
 
-    def _transact(self, batch: list[_Change]) -> None:
+    def _transact(self, connection: sqlite3.Connection, batch: list[_Change]) -> None:
         """Write a batch in one transaction. Raises what keeps the ledger from being written."""
-        connection = self._link.connection()
         try:
             with begin(connection):
+                self._others.look(connection)
                 _apply(connection, batch)
+                last = last_row(connection)
         except Exception as error:
             if _is_trouble(error):
                 raise
             # Once more: a change that is at fault fails alone, and costs the others no commit of their own.
             with begin(connection):
+                self._others.look(connection)
                 for change in batch:
                     _apply_alone(connection, change)
+                last = last_row(connection)
+        self._others.committed(last)
 
     def _note(self, error: Exception) -> None:
         trouble = str(error) or type(error).__name__
@@ -183,9 +200,11 @@ class GroupCommit:
         self.trouble = trouble
         self._link.fail(error)
 
-    def _tell(self, batch: list[_Change]) -> None:
+    def _tell(self, batch: list[_Change], news: list[list[Settlement] | None]) -> None:
         assert self._loop is not None
         try:
+            for found in news:
+                self._loop.call_soon_threadsafe(self.recorded_elsewhere, found)
             self._loop.call_soon_threadsafe(_resolve, batch)
         except RuntimeError:
             lost = [change for change in batch if change.error is not None]

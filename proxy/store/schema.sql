@@ -5,7 +5,9 @@ CREATE TABLE tenants (
     name       TEXT NOT NULL,
     status     TEXT NOT NULL CHECK (status IN ('active', 'disabled')),
     created_ms INTEGER NOT NULL,
-    upstream_key TEXT NOT NULL DEFAULT ''  -- where its own upstream key is found: env:NAME or file:PATH
+    upstream_key TEXT NOT NULL DEFAULT '', -- where its own upstream key is found: env:NAME or file:PATH
+    plan       TEXT NOT NULL DEFAULT '',   -- whose limits hold for it as well
+    anchor_ms  INTEGER                     -- when its first billing period began; null: when it was made
 );
 
 -- A key is stored as its SHA-256. Keys are random, so that nothing slower is needed.
@@ -33,6 +35,35 @@ CREATE TRIGGER tenants_deleted AFTER DELETE ON tenants BEGIN UPDATE revision SET
 CREATE TRIGGER keys_inserted AFTER INSERT ON keys BEGIN UPDATE revision SET number = number + 1; END;
 CREATE TRIGGER keys_updated AFTER UPDATE ON keys BEGIN UPDATE revision SET number = number + 1; END;
 CREATE TRIGGER keys_deleted AFTER DELETE ON keys BEGIN UPDATE revision SET number = number + 1; END;
+
+-- What tenants, their keys and whoever is on a plan may use.
+CREATE TABLE limits (
+    owner_kind TEXT NOT NULL CHECK (owner_kind IN ('plan', 'tenant', 'key')),
+    owner      TEXT NOT NULL,
+    unit       TEXT NOT NULL,              -- proxy.limits.Unit
+    span       TEXT NOT NULL,              -- proxy.limits.Window
+    model      TEXT NOT NULL,              -- a pattern; '' for every model
+    kind       TEXT NOT NULL,              -- of tokens; '' for all
+    value      INTEGER NOT NULL,
+    soft       INTEGER NOT NULL,
+    PRIMARY KEY (owner_kind, owner, unit, span, model, kind)
+) WITHOUT ROWID;
+
+-- Prepaid amounts, which are added to a tenant's limits over all time.
+CREATE TABLE top_ups (
+    id        TEXT PRIMARY KEY,
+    tenant_id TEXT NOT NULL REFERENCES tenants (id),
+    unit      TEXT NOT NULL,
+    amount    INTEGER NOT NULL,
+    time_ms   INTEGER NOT NULL,
+    note      TEXT NOT NULL
+);
+CREATE INDEX top_ups_by_tenant ON top_ups (tenant_id);
+
+CREATE TRIGGER limits_inserted AFTER INSERT ON limits BEGIN UPDATE revision SET number = number + 1; END;
+CREATE TRIGGER limits_updated AFTER UPDATE ON limits BEGIN UPDATE revision SET number = number + 1; END;
+CREATE TRIGGER limits_deleted AFTER DELETE ON limits BEGIN UPDATE revision SET number = number + 1; END;
+CREATE TRIGGER top_ups_inserted AFTER INSERT ON top_ups BEGIN UPDATE revision SET number = number + 1; END;
 
 -- Settlements, and the outbox: a row is one request, how it ended, and where its event stands.
 CREATE TABLE events (
@@ -70,7 +101,8 @@ CREATE TABLE events (
     attempts        INTEGER NOT NULL DEFAULT 0,
     error           TEXT NOT NULL DEFAULT '',
     delivered_ms    INTEGER,
-    reason          TEXT NOT NULL DEFAULT '' -- why it was discarded
+    reason          TEXT NOT NULL DEFAULT '', -- why it was discarded
+    over_limit      TEXT NOT NULL DEFAULT '' -- the soft limit that it passed
 );
 -- By state and then, as every index, by seq. The state is constant in them; without it counting would read every row.
 CREATE INDEX events_pending ON events (state) WHERE state = 'pending';
@@ -101,6 +133,8 @@ CREATE TABLE rollups (
     PRIMARY KEY (subject, hour, model, endpoint, key_id, usage_source)
 ) WITHOUT ROWID;
 CREATE INDEX rollups_by_hour ON rollups (hour);
+-- What a key has used, whoever it acted for.
+CREATE INDEX rollups_by_key ON rollups (key_id, hour);
 
 -- Empty. A ledger that failed writes here, and takes it back, to see whether it can be written again.
 CREATE TABLE probe (filler BLOB NOT NULL);

@@ -26,14 +26,20 @@ def hash_of(secret: bytes) -> bytes:
 
 
 def create_tenant(
-    connection: sqlite3.Connection, tenant_id: str, *, name: str = "", upstream_key: str = "", now_ms: int
+    connection: sqlite3.Connection,
+    tenant_id: str,
+    *,
+    name: str = "",
+    upstream_key: str = "",
+    plan: str = "",
+    now_ms: int,
 ) -> Tenant:
     """Raises `StoreError` for an id that is taken or not allowed, and as `set_upstream_key` does."""
     if not SUBJECT_PATTERN.fullmatch(tenant_id):
         raise StoreError(f"tenant id {tenant_id!r}: use 1 to 128 letters, digits and . _ : @ -, no sign first")
     _check_upstream_key(upstream_key)
     try:
-        connection.execute(queries.INSERT_TENANT, (tenant_id, name or tenant_id, now_ms, upstream_key))
+        connection.execute(queries.INSERT_TENANT, (tenant_id, name or tenant_id, now_ms, upstream_key, plan))
     except sqlite3.IntegrityError:
         raise StoreError(f"there is a tenant {tenant_id} already") from None
     return tenant(connection, tenant_id)
@@ -65,6 +71,18 @@ def set_upstream_key(connection: sqlite3.Connection, tenant_id: str, reference: 
     """Say where a tenant's own upstream key is found; empty: it shares the service's. Raises `StoreError`."""
     _check_upstream_key(reference)
     connection.execute(queries.SET_UPSTREAM_KEY, (reference, tenant_id))
+    return tenant(connection, tenant_id)
+
+
+def set_plan(connection: sqlite3.Connection, tenant_id: str, plan: str) -> Tenant:
+    """Put a tenant on a plan, whose limits hold for it as well; empty: on none. Raises `StoreError`."""
+    connection.execute(queries.SET_PLAN, (plan, tenant_id))
+    return tenant(connection, tenant_id)
+
+
+def set_anchor(connection: sqlite3.Connection, tenant_id: str, anchor_ms: int) -> Tenant:
+    """Say when a tenant's first billing period began; the others begin on the same day. Raises `StoreError`."""
+    connection.execute(queries.SET_ANCHOR, (anchor_ms, tenant_id))
     return tenant(connection, tenant_id)
 
 

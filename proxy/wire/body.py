@@ -15,7 +15,9 @@ from proxy.wire.document import PARSED_BYTES_MAX, WEIGHED_FROM_BYTES, weight
 
 #: The members that decide what is metered and admitted. Each may stand in a body once, spelled exactly so: of two,
 #: one upstream reads the first and another the last; and Go's decoder takes "Model", and "ſtream", for the same.
-_DECIDING = frozenset({"model", "stream", "stream_options"})
+_DECIDING = frozenset(
+    {"model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of"}
+)
 
 #: No real name of a model is longer or holds a character that cannot be printed; ledgers and logs keep it.
 _MODEL_CHARS_MAX = 256
@@ -141,6 +143,16 @@ def _force_usage(raw: bytes, parsed: dict[str, Any]) -> bytes:
     else:
         raise InvalidRequest("'stream_options' must be an object.", param="stream_options", code="invalid_type")
     return raw[: where.value_start] + value + raw[where.end :]
+
+
+def with_member(raw: bytes, name: str, value: bytes) -> bytes:
+    """A JSON object's bytes with this member set to this value, and every other byte as it came."""
+    for member in members(raw):
+        if member.name == name:
+            return raw[: member.value_start] + value + raw[member.end :]
+    opening = raw.index(b"{") + 1
+    comma = b"" if raw[opening:].lstrip().startswith(b"}") else b","
+    return b'%b"%b":%b%b%b' % (raw[:opening], name.encode(), value, comma, raw[opening:])
 
 
 def _with_usage(options: bytes, *, empty: bool) -> bytes:

@@ -103,6 +103,15 @@ def _own(key: bytes, subject: str) -> bytes:
     return sha256(subject.encode() + b"\0" + key).hexdigest().encode()
 
 
+def with_rates(headers: Headers, ours: Headers) -> Headers:
+    """An answer's headers, with what this proxy tells of its own limits; the upstream's of the same name move aside."""
+    if not ours:
+        return headers
+    names = {name for name, _ in ours}
+    moved = [(b"x-upstream-" + name.removeprefix(b"x-") if name in names else name, value) for name, value in headers]
+    return moved + ours
+
+
 def for_client(headers: Iterable[tuple[bytes, bytes]], *, without: frozenset[bytes] = frozenset()) -> Headers:
     """An upstream's headers as they go back: without hop-by-hop headers, our own names, and those in `without`."""
     headers = list(headers)

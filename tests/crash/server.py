@@ -44,8 +44,8 @@ def before_settlements(owner: Any, name: str) -> None:
     """The writer has other work too, from the start on."""
     original = getattr(owner, name)
 
-    def wrapped(self: Any, batch: list[Any]) -> Any:
-        return die() if any(change.settlement for change in batch) else original(self, batch)
+    def wrapped(self: Any, batch: list[Any], *others: Any) -> Any:
+        return die() if any(change.settlement for change in batch) else original(self, batch, *others)
 
     setattr(owner, name, wrapped)
 

@@ -73,7 +73,7 @@ def test_the_event_is_the_one_that_the_design_shows() -> None:
         b'"endpoint":"/v1/chat/completions","requested_model":"gpt-4o-mini","provider":"openai","cached_tokens":0,'
         b'"reasoning_tokens":0,"streamed":true,"status":200,"outcome":"completed","usage_source":"reported",'
         b'"duration_ms":812,"ttft_ms":190,"request_id":"req-1","upstream":"","model_family":"gpt-4o-mini",'
-        b'"estimator":"","on_disconnect":"","images":0,"audio_ms":0,"characters":0}}'
+        b'"estimator":"","on_disconnect":"","over_limit":"","images":0,"audio_ms":0,"characters":0}}'
     )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -9,6 +10,7 @@ from proxy.gateway.admit import Admission, Hold
 from proxy.gateway.call import Arrival, Call
 from proxy.gateway.settle import known_of
 from proxy.model import Caller, Settlement
+from tests.gateway.spending import quotas
 from tests.gateway.test_settle import UPSTREAM
 
 
@@ -44,8 +46,8 @@ class Traces:
         self.taken[slot] = None
 
 
-def reserve(admission: Admission, call: Call) -> Hold:
-    return admission.reserve(call, known_of(call, UPSTREAM))
+async def reserve(admission: Admission, call: Call) -> Hold:
+    return await admission.reserve(call, partial(known_of, call, UPSTREAM))
 
 
 def call(model: str = "gpt-4o", *, models: tuple[str, ...] = (), metered: bool = True) -> Call:
@@ -55,27 +57,27 @@ def call(model: str = "gpt-4o", *, models: tuple[str, ...] = (), metered: bool =
 
 @pytest.mark.parametrize(("model", "models"), [("gpt-4o", ()), ("gpt-4o", ("gpt-4o",)), ("", ())])
 async def test_a_model_on_the_list_is_admitted_and_no_list_admits_all(model: str, models: tuple[str, ...]) -> None:
-    reserve(Admission(Ledger(), Traces()), call(model, models=models))
+    await reserve(Admission(Ledger(), Traces(), quotas()), call(model, models=models))
 
 
 @pytest.mark.parametrize("model", ["gpt-4o-mini", "GPT-4o", "gpt-4o ", ""])
 async def test_a_model_outside_the_list_is_403_and_named(model: str) -> None:
     with pytest.raises(Forbidden) as caught:
-        reserve(Admission(Ledger(), Traces()), call(model, models=("gpt-4o",)))
+        await reserve(Admission(Ledger(), Traces(), quotas()), call(model, models=("gpt-4o",)))
     assert (caught.value.status, caught.value.param, caught.value.code) == (403, "model", "model_not_allowed")
 
 
 async def test_nothing_is_served_unbilled_but_free_calls_go_on() -> None:
-    admission = Admission(Ledger(broken=True), Traces())
+    admission = Admission(Ledger(broken=True), Traces(), quotas())
     with pytest.raises(LedgerUnavailable):
-        reserve(admission, call())
-    reserve(admission, call(metered=False))
+        await reserve(admission, call())
+    await reserve(admission, call(metered=False))
 
 
 async def test_quiet_waits_until_the_last_hold_is_released() -> None:
-    admission = Admission(Ledger(), Traces())
+    admission = Admission(Ledger(), Traces(), quotas())
     await admission.quiet()
-    first, second = reserve(admission, call()), reserve(admission, call())
+    first, second = await reserve(admission, call()), await reserve(admission, call())
     assert admission.in_flight == 2
     waiting = asyncio.create_task(admission.quiet())
     admission.release(first)
@@ -87,8 +89,8 @@ async def test_quiet_waits_until_the_last_hold_is_released() -> None:
 
 async def test_a_metered_request_leaves_a_trace_of_how_it_would_be_settled_until_it_is() -> None:
     traces = Traces()
-    admission = Admission(Ledger(), traces)
-    hold = reserve(admission, call())
+    admission = Admission(Ledger(), traces, quotas())
+    hold = await reserve(admission, call())
     (known,) = traces.taken
     assert known is not None
     assert (known.subject, known.requested_model, known.outcome) == ("user-001", "gpt-4o", "interrupted")
@@ -100,15 +102,15 @@ async def test_a_metered_request_leaves_a_trace_of_how_it_would_be_settled_until
 
 async def test_a_request_that_is_not_metered_leaves_no_trace() -> None:
     traces = Traces()
-    admission = Admission(Ledger(), traces)
-    hold = reserve(admission, call(metered=False))
+    admission = Admission(Ledger(), traces, quotas())
+    hold = await reserve(admission, call(metered=False))
     hold.progress()
     admission.release(hold)
     assert not traces.taken
 
 
 async def test_a_request_that_could_leave_no_trace_is_refused() -> None:
-    admission = Admission(Ledger(), Traces(full=True))
+    admission = Admission(Ledger(), Traces(full=True), quotas())
     with pytest.raises(LedgerUnavailable):
-        reserve(admission, call())
+        await reserve(admission, call())
     assert admission.in_flight == 0

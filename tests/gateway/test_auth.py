@@ -6,7 +6,7 @@ import pytest
 
 from proxy.errors import Forbidden, InvalidRequest, Unauthenticated
 from proxy.gateway.auth import Authenticator
-from proxy.model import Caller, Tenant
+from proxy.model import Caller, Limit, Tenant
 
 NOW_S = 1_000.0
 
@@ -26,6 +26,9 @@ class Directory:
 
     async def tenant(self, tenant_id: str) -> Tenant | None:
         return self.tenants.get(tenant_id)
+
+    async def limits(self, tenant_id: str, key_id: str) -> tuple[Limit, ...]:
+        return ()
 
 
 def caller(**given: object) -> Caller:

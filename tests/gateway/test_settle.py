@@ -46,7 +46,7 @@ def call() -> Call:
 
 def settle(settler: Settler, reading: Reading = READING) -> asyncio.Task[None]:
     asked = call()
-    known = known_of(asked, UPSTREAM)
+    known = known_of(asked, UPSTREAM, asked.arrival.time_ms, "")
     settled = settler.settle(asked, known, Outcome.COMPLETED, reading, status=200, ttft_ms=3)
     return asyncio.ensure_future(settled)
 

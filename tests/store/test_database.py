@@ -159,7 +159,7 @@ def test_what_was_written_survives_a_new_start(database: Database) -> None:
         connection.execute(INSERT + "('a', 'A', 'active', 1)")
     Database(f"sqlite:///{database.path}").create()
     with closing(database.connect(read_only=True)) as connection:
-        assert connection.execute("SELECT * FROM tenants").fetchall() == [("a", "A", "active", 1, "")]
+        assert connection.execute("SELECT * FROM tenants").fetchall() == [("a", "A", "active", 1, "", "", None)]
 
 
 def test_commits_are_on_disk_when_they_return(connection: sqlite3.Connection) -> None:

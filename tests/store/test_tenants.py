@@ -26,7 +26,7 @@ def finds(connection: sqlite3.Connection, secret: str) -> bool:
 
 
 def test_a_tenant_is_as_it_was_made(connection: sqlite3.Connection, acme: Tenant) -> None:
-    assert acme == Tenant("acme", "Acme Inc.", "active", NOW)
+    assert acme == Tenant("acme", "Acme Inc.", "active", NOW, anchor_ms=NOW)
     assert tenants.tenant(connection, "acme") == acme
     assert create_tenant(connection, "Zed@x:y_z.1-2", now_ms=NOW).name == "Zed@x:y_z.1-2"
     assert [one.id for one in tenants.tenants(connection)] == ["Zed@x:y_z.1-2", "acme"]
