@@ -16,12 +16,15 @@ from proxy.delivery.watch import Watch
 from proxy.errors import ConfigurationError, StoreError
 from proxy.gateway.admit import Admission
 from proxy.gateway.auth import Authenticator
+from proxy.gateway.counters import Counters
 from proxy.gateway.followup import Followup
 from proxy.gateway.handle import Gateway
 from proxy.gateway.ownership import Ownership, allowed_references
+from proxy.gateway.quotas import Quotas
 from proxy.gateway.rescue import Rescue
 from proxy.gateway.settle import Settler
 from proxy.gateway.tally import Tally
+from proxy.limits import Calendar
 from proxy.model import Settlement
 from proxy.settings import Settings, load
 from proxy.store.callers import Callers
@@ -31,6 +34,7 @@ from proxy.store.holds import Holds
 from proxy.store.lease import FileLease
 from proxy.store.outbox import Outbox
 from proxy.store.owned import Owned
+from proxy.store.reader import Reader
 from proxy.store.tenants import create_key, create_tenant, has_tenants, keys, revoke_key
 from proxy.upstream.connect import Origin
 from proxy.upstream.connection import Timeouts
@@ -41,6 +45,7 @@ from proxy.upstream.sandbox import Sandbox
 from proxy.web.health import Readiness
 from proxy.web.metrics import Counted, Metrics
 from proxy.web.routes import create_web
+from proxy.web.usage import Usage
 from proxy.wire.endpoints import Routes
 
 DEMO_TENANT = "demo"
@@ -76,7 +81,17 @@ class App:
         self._callers = Callers(self.database)
         self._owned = Owned(self.database, self.commit, _now_ms)
         self._holds = Holds(self.database.path)
-        self.admission = Admission(self.commit, self._holds)
+        self._calendar = Calendar.of(settings.limits.time_zone)
+        self.quotas = Quotas(
+            Counters(self.commit, self._calendar, _now_ms()),
+            output_tokens=settings.limits.output_tokens,
+            caps_output=settings.limits.cap_output,
+            wait_s=settings.limits.wait_s,
+            rate_wait_s=settings.limits.rate_wait_s,
+            now_ms=_now_ms,
+        )
+        self.commit.recorded_elsewhere = self.quotas.settled_elsewhere
+        self.admission = Admission(self.commit, self._holds, self.quotas)
         sink = sink_for(settings.sink)
         self._sink = None if sink is None else CountedSink(sink)
         self._tally = Tally()
@@ -137,11 +152,18 @@ class App:
         self._running.push_async_callback(followup.stop)
         settler = Settler(self.commit, self._recorded, followup.defer)
         ownership = Ownership(self._owned, self._allowed_references, followup.settle_first)
-        gateway = Gateway(
-            settings, self._routes, Authenticator(self._callers), self.admission, router, settler, ownership
-        )
         # The sandbox stands in for OpenAI, whose base URL is set then.
         field = settings.upstream.token_limit_field or _token_limit_field(self._origin)
+        gateway = Gateway(
+            settings,
+            self._routes,
+            Authenticator(self._callers),
+            self.admission,
+            router,
+            settler,
+            ownership,
+            token_limit_field=field,
+        )
         agent: dict[str, ASGIApp] = {
             path: Agent(path, gateway, default_model=settings.agent.model, token_limit_field=field)
             for path in ENDPOINTS
@@ -157,7 +179,10 @@ class App:
         )
         token = settings.admin_token
         metrics = Metrics(counted, "" if token is None else token.get_secret_value())
-        self._web = create_web(readiness, metrics, agent)
+        reader = Reader(self.database)
+        self._running.push_async_callback(reader.stop)
+        usage = Usage(gateway, self.quotas, reader, self._calendar, settings.limits.time_zone, _now_ms)
+        self._web = create_web(readiness, metrics, usage, agent)
 
     async def stop(self) -> None:
         """Stop the parts. Every settlement that was begun is on disk when this returns."""
@@ -171,6 +196,7 @@ class App:
             pass  # a request that cannot even be cancelled keeps nobody from stopping
 
     def _recorded(self, settlement: Settlement) -> None:
+        self.quotas.settled(settlement)
         self._tally.add(settlement)
         if self._relay is not None:
             self._relay.wake()

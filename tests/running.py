@@ -13,14 +13,17 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from proxy.app import App, create_app
+from proxy.instants import Period
+from proxy.limits import Calendar
 from proxy.model import Settlement
 from proxy.settings import ServerSettings, load
 from proxy.store import ledger, outbox
-from proxy.store.ledger import UsageLine
 from proxy.store.tenants import create_key, create_tenant, has_tenants, tenants
+from proxy.store.usage import Group, Line, report
 from proxy.web.server import Server, server_config
 
 WAIT_S = 10.0
+EVER = Period(0, 3_600_000 * 2**24)
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float = WAIT_S) -> None:
@@ -65,9 +68,10 @@ class Running:
         (only,) = self.settlements(1)
         return only
 
-    def usage(self) -> list[UsageLine]:
+    def usage(self, *groups: Group) -> list[Line]:
+        """All that the rollups have, in one line, or told apart."""
         with closing(self.app.database.connect()) as connection:
-            return ledger.usage(connection, from_ms=0, to_ms=2**45)
+            return report(connection, EVER, Calendar(), groups).lines
 
     def pending(self) -> int:
         with closing(self.app.database.connect()) as connection:

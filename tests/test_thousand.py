@@ -16,6 +16,7 @@ import orjson
 from starlette.types import Message, Receive, Scope, Send
 
 from proxy.model import Outcome, UsageSource
+from proxy.store.usage import Group
 from proxy.upstream.sandbox import create_sandbox
 from tests.delivery.receiver import Answer, Receiver
 from tests.running import Running, serve, tollgate, wait_until
@@ -140,8 +141,8 @@ async def test_a_thousand_calls_are_a_thousand_events_and_the_receiver_gets_each
         in_rollups: Counter[str] = Counter()
         for one in settlements:
             in_ledger[one.model] += one.usage.total_tokens
-        for line in server.usage():
-            in_rollups[line.model] += line.usage.total_tokens
+        for line in server.usage(Group.MODEL):
+            in_rollups[line.values[0]] += line.usage.total_tokens
         assert in_ledger == in_rollups == upstream.tokens
 
         wait_until(lambda: server.pending() == 0, seconds=30)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -27,7 +27,7 @@ _BUCKETS_FROM = 11
 _BUCKETS_TO = _BUCKETS_FROM + len(BUCKETS)
 _UNITS_FROM = _BUCKETS_TO + 3
 _UNITS_TO = _UNITS_FROM + len(UNITS)
-_SETTLEMENT_COLUMNS = _UNITS_TO + 5
+_SETTLEMENT_COLUMNS = _UNITS_TO + 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +62,6 @@ class Wanted:
 
 #: All of them.
 EVERY = Wanted()
-
-
-@dataclass(frozen=True, slots=True)
-class UsageLine:
-    """Totals of a subject's requests to one model by one endpoint, from one source of numbers."""
-
-    subject: str
-    model: str
-    endpoint: str
-    usage_source: UsageSource
-    requests: int
-    usage: Usage
-    units: Units
 
 
 def record(connection: sqlite3.Connection, settlements: Sequence[Settlement]) -> None:
@@ -136,27 +123,10 @@ def newest(
     return [_delivery(row) for row in connection.execute(queries.EVENTS_NEWEST[state], (*wanted.row, limit))]
 
 
-def usage(connection: sqlite3.Connection, *, from_ms: int, to_ms: int, subject: str = "") -> list[UsageLine]:
-    """Totals of the hours that begin in `[from_ms, to_ms)`."""
-    hours = (-(-from_ms // HOUR_MS), -(-to_ms // HOUR_MS))
-    if subject:
-        rows: Iterable[Any] = connection.execute(queries.USAGE_OF_SUBJECT, (*hours, subject))
-    else:
-        rows = connection.execute(queries.USAGE, hours)
-    return [
-        UsageLine(
-            *(subject_, model, endpoint, UsageSource(source), requests),
-            Usage(*amounts[: len(BUCKETS)]),
-            Units(*amounts[len(BUCKETS) :]),
-        )
-        for subject_, model, endpoint, source, requests, *amounts in rows
-    ]
-
-
 def settlement_of(row: Sequence[Any]) -> Settlement:
     """The settlement that a row begins with."""
     usage_source, duration_ms, ttft_ms = row[_BUCKETS_TO:_UNITS_FROM]
-    upstream, usage_path, estimator, on_disconnect, response_id = row[_UNITS_TO:_SETTLEMENT_COLUMNS]
+    upstream, usage_path, estimator, on_disconnect, response_id, over_limit = row[_UNITS_TO:_SETTLEMENT_COLUMNS]
     return Settlement(
         id=row[0],
         subject=row[1],
@@ -179,6 +149,7 @@ def settlement_of(row: Sequence[Any]) -> Settlement:
         estimator=estimator,
         on_disconnect=on_disconnect,
         response_id=response_id,
+        over_limit=over_limit,
     )
 
 
@@ -205,6 +176,7 @@ def _row(one: Settlement) -> tuple[Any, ...]:
         one.estimator,
         one.on_disconnect,
         _name(one.response_id),
+        one.over_limit,
     )
 
 

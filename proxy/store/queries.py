@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 from proxy.model import BUCKETS, UNITS, EventState
 
 _EVENT_COLUMNS = (
@@ -9,7 +11,7 @@ _EVENT_COLUMNS = (
     + ", ".join(BUCKETS)
     + ", usage_source, duration_ms, ttft_ms, "
     + ", ".join(UNITS)
-    + ", upstream, usage_path, estimator, on_disconnect, response_id"
+    + ", upstream, usage_path, estimator, on_disconnect, response_id, over_limit"
 )
 _AMOUNTS = ("requests", *BUCKETS, *UNITS)
 _EVENT_COLUMN_COUNT = _EVENT_COLUMNS.count(",") + 1
@@ -112,21 +114,39 @@ DEAD_LETTERS = f"""
 LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM events"
 STATE_OF = "SELECT state, time_ms FROM events WHERE id = ?"
 
-# Usage between two hours, per subject, model, endpoint and source; of all subjects, or of one.
-_USAGE = f"""
-    SELECT subject, model, endpoint, usage_source, {_SUMS} FROM rollups
-    WHERE hour >= ? AND hour < ? %s
-    GROUP BY subject, model, endpoint, usage_source ORDER BY subject, model, endpoint, usage_source
-"""
-USAGE = _USAGE % ""
-USAGE_OF_SUBJECT = _USAGE % "AND subject = ?"
+# Usage between two hours by source, and by any of these columns: of all subjects, or of one.
+_USAGE_COLUMNS = ("subject", "model", "endpoint", "key_id")
+_USAGE = f"SELECT %s, {_SUMS} FROM rollups %s GROUP BY %s"
+USAGE, USAGE_OF_SUBJECT = (
+    {
+        columns: _USAGE % (", ".join((*columns, "usage_source")), where, ", ".join((*columns, "usage_source")))
+        for count in range(len(_USAGE_COLUMNS) + 1)
+        for columns in combinations(_USAGE_COLUMNS, count)
+    }
+    for where in (
+        "INDEXED BY rollups_by_hour WHERE hour >= ? AND hour < ?",
+        "WHERE subject = ? AND hour >= ? AND hour < ?",
+    )
+)
+# The first and the last hour between two in which something was used.
+_USAGE_HOURS = "SELECT (SELECT min(hour) FROM rollups WHERE {0}), (SELECT max(hour) FROM rollups WHERE {0})"
+USAGE_HOURS = _USAGE_HOURS.format("hour >= ? AND hour < ?")
+USAGE_HOURS_OF_SUBJECT = _USAGE_HOURS.format("subject = ? AND hour >= ? AND hour < ?")
+HAS_USAGE = "SELECT 1 FROM rollups WHERE subject = ? LIMIT 1"
+# The keys of a tenant, and of the one that a key belongs to.
+KEY_NAMES = "SELECT id, name FROM keys WHERE tenant_id IN (?, (SELECT tenant_id FROM keys WHERE id = ?))"
 
-INSERT_TENANT = "INSERT INTO tenants (id, name, status, created_ms, upstream_key) VALUES (?, ?, 'active', ?, ?)"
-TENANT = "SELECT id, name, status, created_ms, upstream_key FROM tenants WHERE id = ?"
-TENANTS = "SELECT id, name, status, created_ms, upstream_key FROM tenants ORDER BY id"
+_TENANT_COLUMNS = "id, name, status, created_ms, upstream_key, plan, coalesce(anchor_ms, created_ms)"
+INSERT_TENANT = """
+    INSERT INTO tenants (id, name, status, created_ms, upstream_key, plan) VALUES (?, ?, 'active', ?, ?, ?)
+"""
+TENANT = f"SELECT {_TENANT_COLUMNS} FROM tenants WHERE id = ?"
+TENANTS = f"SELECT {_TENANT_COLUMNS} FROM tenants ORDER BY id"
 TENANT_COUNT = "SELECT count(*) FROM tenants"
 SET_TENANT_STATUS = "UPDATE tenants SET status = ? WHERE id = ?"
 SET_UPSTREAM_KEY = "UPDATE tenants SET upstream_key = ? WHERE id = ?"
+SET_PLAN = "UPDATE tenants SET plan = ? WHERE id = ?"
+SET_ANCHOR = "UPDATE tenants SET anchor_ms = ? WHERE id = ?"
 
 INSERT_KEY = """
     INSERT INTO keys (id, tenant_id, name, hash, hint, models, trusted, created_ms, expires_ms)
@@ -146,7 +166,39 @@ CALLER = """
     FROM keys JOIN tenants ON tenants.id = keys.tenant_id WHERE keys.hash = ? AND keys.revoked_ms IS NULL
 """
 
-# Counted up by every change of tenants and keys.
+# A limit set or changed, and taken away; those of one owner; and all that hold for a tenant or a key of its.
+SET_LIMIT = """
+    INSERT INTO limits (owner_kind, owner, unit, span, model, kind, value, soft) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET value = excluded.value, soft = excluded.soft
+"""
+UNSET_LIMIT = """
+    DELETE FROM limits WHERE owner_kind = ? AND owner = ? AND unit = ? AND span = ? AND model = ? AND kind = ?
+"""
+LIMITS_OF = """
+    SELECT owner_kind, owner, unit, span, model, kind, value, soft FROM limits
+    WHERE owner_kind = ? AND owner = ? ORDER BY unit, span, model, kind
+"""
+PLANS = "SELECT DISTINCT owner FROM limits WHERE owner_kind = 'plan' ORDER BY owner"
+
+# A prepaid amount, once for each id; and what a tenant has of each unit.
+INSERT_TOP_UP = """
+    INSERT INTO top_ups (id, tenant_id, unit, amount, time_ms, note) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
+"""
+TOP_UP = "SELECT tenant_id, unit, amount FROM top_ups WHERE id = ?"
+TOP_UP_SUMS = "SELECT unit, sum(amount) FROM top_ups WHERE tenant_id = ? GROUP BY unit"
+
+# What a tenant, or a key, used by model: in whole hours; and between two instants, for hours that are cut.
+_SPENT = f"SELECT model, {_SUMS} FROM rollups WHERE %s = ? AND hour >= ? AND hour < ? GROUP BY model"
+SPENT_BY = {"tenant": _SPENT % "subject", "key": _SPENT % "key_id"}
+SPENT_LATELY = f"""
+    SELECT subject, key_id, model, time_ms, {", ".join(BUCKETS)} FROM events INDEXED BY events_by_time
+    WHERE time_ms >= ? AND time_ms < ?
+"""
+
+# What others have recorded since this process last looked.
+EVENTS_BETWEEN = f"SELECT {_EVENT_COLUMNS} FROM events WHERE seq > ? AND seq <= ? ORDER BY seq"
+
+# Counted up by every change of tenants, keys and limits.
 REVISION = "SELECT number FROM revision"
 
 # A background response to ask for until its usage is known.

@@ -16,14 +16,16 @@ from proxy.errors import MethodNotAllowed, ProxyError, UnknownRoute, error_answe
 from proxy.gateway.call import Arrival
 from proxy.web.health import Readiness, healthz
 from proxy.web.metrics import Metrics
+from proxy.web.usage import Usage
 
 
-def create_web(readiness: Readiness, metrics: Metrics, agent: Mapping[str, ASGIApp]) -> Starlette:
+def create_web(readiness: Readiness, metrics: Metrics, usage: Usage, agent: Mapping[str, ASGIApp]) -> Starlette:
     """The application for everything but `/v1`; `agent` holds the agent endpoints by path."""
     routes = [
         Route("/healthz", healthz, methods=["GET"]),
         Route("/readyz", readiness.readyz, methods=["GET"]),
         Route("/metrics", metrics.metrics, methods=["GET"]),
+        Route("/api/usage", usage.usage, methods=["GET"]),
         *(Route(path, endpoint) for path, endpoint in agent.items()),
     ]
     web = Starlette(routes=routes, exception_handlers={HTTPException: _refuse_route, ProxyError: _refuse})

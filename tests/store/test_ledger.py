@@ -11,10 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.model import EventState, Settlement, Usage, UsageSource
+from proxy.limits import Calendar
+from proxy.model import EventState, Settlement
 from proxy.store import ledger, outbox
 from proxy.store.database import Database, begin
 from proxy.store.ledger import HOUR_MS, Wanted, record
+from proxy.store.usage import Group, report
+from tests.running import EVER
 from tests.store.samples import SAMPLE, TIME_MS, any_settlement, rollups, settlement, settlements, sums_of_events
 
 
@@ -41,8 +44,8 @@ def test_names_that_clients_choose_are_kept(connection: sqlite3.Connection, name
     delivery = ledger.event(connection, "req_1")
     assert delivery is not None
     assert delivery.settlement.requested_model == delivery.settlement.model == name
-    (line,) = ledger.usage(connection, from_ms=0, to_ms=2 * TIME_MS)
-    assert line.model == name
+    (line,) = report(connection, EVER, Calendar(), [Group.MODEL]).lines
+    assert line.values == (name,)
 
 
 def test_a_name_that_is_no_text_does_not_keep_its_event_from_being_written(connection: sqlite3.Connection) -> None:
@@ -104,61 +107,6 @@ def test_newest_comes_first_all_or_of_a_subject_or_a_state(connection: sqlite3.C
     assert found(limit=9, state=EventState.DEAD, subject="user-001") == ["req_000001"]
     assert found(limit=9, state=EventState.ACCEPTED) == []
     assert found(limit=0) == []
-
-
-def test_usage_counts_the_hours_that_begin_in_a_half_open_interval(connection: sqlite3.Connection) -> None:
-    hour = TIME_MS // HOUR_MS * HOUR_MS
-    times = [hour - 1, hour, hour + HOUR_MS - 1, hour + HOUR_MS]
-    record(connection, [settlement(f"req_{at}", time_ms=at) for at in times])
-
-    def requests(from_ms: int, to_ms: int) -> int:
-        return sum(line.requests for line in ledger.usage(connection, from_ms=from_ms, to_ms=to_ms))
-
-    assert requests(hour, hour + HOUR_MS) == 2
-    assert requests(hour, hour + HOUR_MS + 1) == 3
-    assert requests(hour + 1, hour + HOUR_MS) == 0
-    assert requests(hour - HOUR_MS, hour) == 1
-    assert requests(hour, hour) == 0
-    assert requests(0, 2**53) == 4
-
-
-def test_usage_is_told_by_subject_model_endpoint_and_source(connection: sqlite3.Connection) -> None:
-    record(connection, settlements(3))
-    record(
-        connection,
-        [
-            settlement("other-key", key_id="key_2"),
-            settlement("other-subject", subject="user-002"),
-            settlement("other-source", usage_source=UsageSource.NONE, usage=Usage()),
-        ],
-    )
-    lines = ledger.usage(connection, from_ms=0, to_ms=2 * TIME_MS)
-    assert [(line.subject, line.usage_source, line.requests, line.usage.total_tokens) for line in lines] == [
-        ("user-001", UsageSource.NONE, 1, 0),
-        ("user-001", UsageSource.REPORTED, 4, 4 * 247),
-        ("user-002", UsageSource.REPORTED, 1, 247),
-    ]
-    assert ledger.usage(connection, from_ms=0, to_ms=2 * TIME_MS, subject="user-002") == lines[2:]
-    assert ledger.usage(connection, from_ms=0, to_ms=2 * TIME_MS, subject="nobody") == []
-
-
-def test_the_largest_counts_are_summed_exactly(connection: sqlite3.Connection) -> None:
-    most = Usage(*[2**53] * 7)
-    for start in range(0, 1000, 100):
-        record(connection, [settlement(f"req_{start + number}", usage=most) for number in range(100)])
-    (line,) = ledger.usage(connection, from_ms=0, to_ms=2 * TIME_MS)
-    assert line.usage == Usage(*[1000 * 2**53] * 7)
-
-
-def test_sums_beyond_sqlites_integers_never_turn_into_floats(connection: sqlite3.Connection) -> None:
-    much = Usage(text_output=2**62)
-    record(connection, [settlement(f"req_{number}", usage=much) for number in range(4)])
-    record(connection, [settlement("req_more", usage=much)])
-    (line,) = ledger.usage(connection, from_ms=0, to_ms=2 * TIME_MS)
-    assert (line.requests, line.usage.text_output) == (5, 2**63 - 1)
-    record(connection, [settlement("req_later", usage=much, time_ms=TIME_MS + HOUR_MS)])
-    with pytest.raises(sqlite3.OperationalError, match="integer overflow"):
-        ledger.usage(connection, from_ms=0, to_ms=2 * TIME_MS)
 
 
 def test_a_probe_leaves_nothing_behind(connection: sqlite3.Connection) -> None:

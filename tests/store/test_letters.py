@@ -5,10 +5,13 @@ import sqlite3
 import pytest
 
 from proxy.errors import StoreError
+from proxy.limits import Calendar
 from proxy.model import EventState
 from proxy.store import ledger, letters, outbox
 from proxy.store.database import begin
 from proxy.store.ledger import Wanted, record
+from proxy.store.usage import report
+from tests.running import EVER
 from tests.store.samples import TIME_MS, settlement, settlements
 
 DEAD, DISCARDED, PENDING = EventState.DEAD, EventState.DISCARDED, EventState.PENDING
@@ -68,7 +71,7 @@ def test_a_replayed_letter_is_pending_with_its_words_and_tries(dead: sqlite3.Con
 
 
 def test_a_discarded_letter_stays_with_its_reason_and_in_the_totals(dead: sqlite3.Connection) -> None:
-    before = ledger.usage(dead, from_ms=0, to_ms=2**45)
+    before = report(dead, EVER, Calendar())
     page = next(letters.pages(dead))
     assert letters.discard(dead, page, "a test tenant's \ud800" + "x" * 3_000) == 3
     delivery = ledger.event(dead, "req_0")
@@ -76,7 +79,7 @@ def test_a_discarded_letter_stays_with_its_reason_and_in_the_totals(dead: sqlite
     assert (delivery.state, delivery.error) == (DISCARDED, "400: Word0")
     assert delivery.reason.startswith("a test tenant's ?x")
     assert len(delivery.reason) == 2_000
-    assert ledger.usage(dead, from_ms=0, to_ms=2**45) == before
+    assert report(dead, EVER, Calendar()) == before
     assert found(dead, Wanted()) == "3456789"
 
 

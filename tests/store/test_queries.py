@@ -65,11 +65,26 @@ def test_the_newest_events_are_read_backwards(ledger: sqlite3.Connection) -> Non
     assert plan(ledger, queries.EVENTS_NEWEST[None]) == "SCAN events"
 
 
-def test_usage_reads_only_its_subject_or_its_hours(ledger: sqlite3.Connection) -> None:
-    assert "SEARCH rollups USING PRIMARY KEY (subject=? AND hour>? AND hour<?)" in plan(
-        ledger, queries.USAGE_OF_SUBJECT
-    )
-    assert "events" not in plan(ledger, queries.USAGE)
+@pytest.mark.parametrize("columns", [*queries.USAGE])
+def test_usage_reads_its_subjects_hours_or_all_of_its_hours_and_no_event(
+    ledger: sqlite3.Connection, columns: tuple[str, ...]
+) -> None:
+    found = plan(ledger, queries.USAGE_OF_SUBJECT[columns])
+    assert found.startswith("SEARCH rollups USING PRIMARY KEY (subject=? AND hour>? AND hour<?)")
+    everybodys = plan(ledger, queries.USAGE[columns])
+    assert everybodys.startswith("SEARCH rollups USING INDEX rollups_by_hour (hour>? AND hour<?)")
+    assert "events" not in found + everybodys
+
+
+def test_where_usage_begins_and_ends_is_seen_without_reading_it(ledger: sqlite3.Connection) -> None:
+    ends = plan(ledger, queries.USAGE_HOURS_OF_SUBJECT)
+    assert ends.count("SEARCH rollups USING PRIMARY KEY (subject=? AND hour>? AND hour<?)") == 2
+    assert plan(ledger, queries.USAGE_HOURS).count("USING COVERING INDEX rollups_by_hour (hour>? AND hour<?)") == 2
+    assert plan(ledger, queries.HAS_USAGE) == "SEARCH rollups USING PRIMARY KEY (subject=?)"
+
+
+def test_a_tenants_keys_are_found_by_its_id(ledger: sqlite3.Connection) -> None:
+    assert "SCAN" not in plan(ledger, queries.KEY_NAMES)
 
 
 def test_a_key_is_found_by_its_hash(ledger: sqlite3.Connection) -> None:

@@ -1,0 +1,175 @@
+"""Usage, summed by what is asked for: from the rollups alone, so that the number of events does not matter."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from operator import add
+from typing import Any
+
+from proxy.errors import TooMuch
+from proxy.instants import Period
+from proxy.limits import Calendar
+from proxy.model import BUCKETS, UNITS, Units, Usage, UsageSource
+from proxy.store import queries
+
+#: A sum stops at SQLite's largest integer, which is also the largest that JSON is written with.
+_COUNT_MAX = 2**63 - 1
+_BUCKETS = slice(1, 1 + len(BUCKETS))
+_UNITS = slice(_BUCKETS.stop, _BUCKETS.stop + len(UNITS))
+
+
+class Group(StrEnum):
+    """What usage can be told apart by."""
+
+    TENANT = "tenant"
+    MODEL = "model"
+    ENDPOINT = "endpoint"
+    DAY = "day"
+    KEY = "key"
+    SOURCE = "source"
+
+    @property
+    def field(self) -> str:
+        """What it is called in events, and so in answers."""
+        return _FIELDS.get(self, self.value)
+
+
+_FIELDS = {Group.TENANT: "subject", Group.KEY: "key_id", Group.SOURCE: "usage_source"}
+#: Those that are columns of the rollups, as the queries have them.
+_COLUMNS = (Group.TENANT, Group.MODEL, Group.ENDPOINT, Group.KEY)
+
+
+def parse_groups(words: str, among: Sequence[Group]) -> tuple[Group, ...]:
+    """`model,day`. Raises `ValueError`, worded for the user."""
+    known = [one.value for one in among]
+    found = [word.strip() for word in words.split(",", len(Group))]
+    for at, word in enumerate(found):
+        if word not in known:
+            raise ValueError(f"{word[:100]!r}: use one or more of {', '.join(known)}, with commas between them")
+        if word in found[:at]:
+            raise ValueError(f"{word!r} stands there twice")
+    return tuple(Group(word) for word in found)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The sums of requests that have the same `values` of the groups asked for, in that order.
+
+    Of requests and tokens it is known how many were reported by an upstream, and how many estimated here. The rest are
+    requests of which nothing was reported or counted.
+    """
+
+    values: tuple[str, ...]
+    requests: int
+    usage: Usage
+    units: Units
+    reported_requests: int
+    reported_tokens: int
+    estimated_requests: int
+    estimated_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The lines, in the order of their values, and all of them together."""
+
+    lines: list[Line]
+    total: Line
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much a report may take. Beyond it `TooMuch` is raised."""
+
+    lines_max: int
+    seconds_max: float
+
+
+def report(
+    connection: sqlite3.Connection,
+    period: Period,
+    calendar: Calendar,
+    groups: Sequence[Group] = (),
+    *,
+    subject: str = "",
+    keys: Collection[str] | None = None,
+    bounds: Bounds | None = None,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Report:
+    """What was used in a period, of one subject or ('') of all; days are the calendar's.
+
+    Of `keys` only these are told, and all others are one, whose id is ''.
+    """
+    until_s = None if bounds is None else monotonic() + bounds.seconds_max
+    columns = tuple(group for group in _COLUMNS if group in groups)
+    sums: dict[tuple[str, ...], list[int]] = {}
+    # A day at a time, also where days are not told apart: what is sorted at once stays small.
+    for day, part in _days(connection, period, calendar, subject):
+        for row in connection.execute(*_question(columns, part, subject)):
+            of = dict(zip(columns, row, strict=False)) | {Group.DAY: day, Group.SOURCE: row[len(columns)]}
+            if keys is not None and of.get(Group.KEY) not in keys:
+                of[Group.KEY] = ""
+            amounts = _with_sources(of[Group.SOURCE], row[len(columns) + 1 :])
+            values = tuple(of[group] for group in groups)
+            known = sums.get(values)
+            sums[values] = amounts if known is None else [*map(add, known, amounts)]
+            if bounds is not None and len(sums) > bounds.lines_max:
+                raise TooMuch(f"that is more than {bounds.lines_max:,} rows")
+        if until_s is not None and monotonic() > until_s:
+            raise TooMuch("summing that takes too long")
+    lines = [_line(values, amounts) for values, amounts in sorted(sums.items())]
+    return Report(lines, _line((), _summed(sums.values())))
+
+
+def has_usage(connection: sqlite3.Connection, subject: str) -> bool:
+    """Whether anything of it was ever recorded."""
+    return connection.execute(queries.HAS_USAGE, (subject,)).fetchone() is not None
+
+
+def key_names(connection: sqlite3.Connection, subject: str, key_id: str) -> dict[str, str]:
+    """The keys of a subject, and those of the tenant that this key belongs to: their names, by their ids."""
+    return dict(connection.execute(queries.KEY_NAMES, (subject, key_id)))
+
+
+def _days(
+    connection: sqlite3.Connection, period: Period, calendar: Calendar, subject: str
+) -> Iterable[tuple[str, Period]]:
+    """The days of the period, from the first to the last hour in which something was used."""
+    if subject:
+        found = connection.execute(queries.USAGE_HOURS_OF_SUBJECT, (subject, *period.hours) * 2).fetchone()
+    else:
+        found = connection.execute(queries.USAGE_HOURS, period.hours * 2).fetchone()
+    first, last = found
+    part = None if first is None else period.within(first, last)
+    return () if part is None else part.days(calendar)
+
+
+def _question(columns: tuple[Group, ...], period: Period, subject: str) -> tuple[str, tuple[Any, ...]]:
+    named = tuple(group.field for group in columns)
+    if subject:
+        return queries.USAGE_OF_SUBJECT[named], (subject, *period.hours)
+    return queries.USAGE[named], period.hours
+
+
+def _with_sources(source: str, amounts: Sequence[int]) -> list[int]:
+    counted = (amounts[0], sum(amounts[_BUCKETS]))
+    reported = counted if source == UsageSource.REPORTED else (0, 0)
+    estimated = counted if source == UsageSource.ESTIMATED else (0, 0)
+    return [*amounts, *reported, *estimated]
+
+
+def _summed(amounts: Iterable[list[int]]) -> list[int]:
+    total = [0] * (_UNITS.stop + 4)
+    for one in amounts:
+        total = [*map(add, total, one)]
+    return total
+
+
+def _line(values: tuple[str, ...], amounts: Sequence[int]) -> Line:
+    requests, *rest = (min(amount, _COUNT_MAX) for amount in amounts)
+    buckets, units, by_source = rest[: len(BUCKETS)], rest[len(BUCKETS) : _UNITS.stop - 1], rest[_UNITS.stop - 1 :]
+    return Line(values, requests, Usage(*buckets), Units(*units), *by_source)
