@@ -12,8 +12,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.agent.endpoint import ENDPOINTS as AGENT_ENDPOINTS
 from proxy.cli import app as cli
+from proxy.limits import Written
 from proxy.model import MOVES, NO_USAGE, EventState, Outcome, Settlement, UsageSource
 from proxy.settings import ECOSYSTEM_VARIABLES, known_keys
+from proxy.store.limits import set_limit
+from proxy.web.usage import GROUPS, PARAMETERS
 from proxy.wire.endpoints import ENDPOINTS
 from tests.delivery.ledger import event_of
 from tests.delivery.receiver import Receiver
@@ -22,7 +25,7 @@ from tests.running import tollgate
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 EXAMPLE = (ROOT / "config" / "tollgate.example.toml").read_text()
-WEB_ROUTES = ("/healthz", "/readyz", "/metrics")
+WEB_ROUTES = ("/healthz", "/readyz", "/metrics", "/api/usage")
 
 
 def commands() -> list[str]:
@@ -50,6 +53,11 @@ def test_every_route_is_in_readme(route: str) -> None:
     assert f"{route}`" in README
 
 
+@pytest.mark.parametrize("name", [*PARAMETERS, *GROUPS])
+def test_every_parameter_and_group_of_usage_is_in_readme(name: str) -> None:
+    assert f"`{name}`" in README
+
+
 @pytest.mark.parametrize("command", commands())
 def test_every_command_is_in_readme(command: str) -> None:
     assert f"tollgate {command}" in README
@@ -67,6 +75,19 @@ def test_every_member_of_the_event_is_in_readme() -> None:
     event = event_of(settlement, "tollgate")
     for member in (*event, *event["data"]):
         assert f'"{member}"' in README
+
+
+def test_every_member_of_an_answer_about_usage_is_in_readme(tmp_path: Path) -> None:
+    with tollgate(tmp_path) as server:
+        key = server.key()
+        with server.app.database.transaction() as connection:
+            set_limit(connection, "tenant", "user-001", Written.parse("tokens/month=1000"))
+        asked = {"group_by": ",".join(GROUPS)}
+        headers = {"x-api-key": key}
+        httpx.post(f"{server.url}/api/generate", json={"prompt": "x", "max_tokens": 1}, headers=headers)
+        found = httpx.get(f"{server.url}/api/usage", params=asked, headers=headers).json()
+    for member in (*found, *found["totals"], *found["data"][0], *found["limits"][0]):
+        assert f'"{member}"' in README or f"`{member}`" in README, member
 
 
 def test_the_moves_in_readme_are_those_of_the_code() -> None:

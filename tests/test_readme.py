@@ -13,8 +13,9 @@ from tests.process import needs_curl, process
 from tests.running import WAIT_S
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
-FIRST_MINUTES = README.partition("## The first ten minutes")[2].partition("\n## ")[0]
-PASTED = re.findall(r"^```(sh|python)\n(.*?)^```$", FIRST_MINUTES, re.MULTILINE | re.DOTALL)
+SECTIONS = {title: section for title, _, section in (part.partition("\n") for part in README.split("\n## "))}
+TO_PASTE = SECTIONS["The first ten minutes"] + SECTIONS["What tenants see"]
+PASTED = re.findall(r"^```(sh|python)\n(.*?)^```$", TO_PASTE, re.MULTILINE | re.DOTALL)
 RELATIVE_LINKS = re.findall(r"\]\(([^)#:]+)\)", README)
 
 
@@ -22,7 +23,7 @@ RELATIVE_LINKS = re.findall(r"\]\(([^)#:]+)\)", README)
 def test_each_block_works_as_pasted(tmp_path: Path) -> None:
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
-    assert len(PASTED) >= 6
+    assert len(PASTED) >= 7
     said = []
     with process(tmp_path) as server:
         url = server.url
@@ -37,6 +38,8 @@ def test_each_block_works_as_pasted(tmp_path: Path) -> None:
     answer = "This is the Tollgate sandbox: a deterministic answer, made without any model."
     assert everything.count(answer) == 5  # curl, the SDK and the agent's three; the stream was cut short
     assert "data: [DONE]" in everything
+    assert '"object":"usage"' in everything
+    assert "gpt-4o-mini-2024-07-18,6,131," in everything.rpartition("from,to,model")[2]
     assert "6" in everything.rpartition("recorded")[2].partition("\n")[0]
 
 

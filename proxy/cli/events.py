@@ -11,7 +11,7 @@ from proxy.cli import letters, settlements
 from proxy.cli.instants import iso, iso_or_none, iso_short, now_ms
 from proxy.cli.opening import open_store, reading
 from proxy.cli.output import Json, print_facts, print_json, print_table, printable
-from proxy.cli.usage import check_subject, tokens_json
+from proxy.cli.usage import check_subject
 from proxy.cli.wanted import ErrorText, From, Tenant, To, wanted_of
 from proxy.delivery.cloudevents import events_of
 from proxy.delivery.watch import warning_of
@@ -19,6 +19,7 @@ from proxy.errors import StoreError
 from proxy.model import EventState
 from proxy.store import ledger, outbox
 from proxy.store.ledger import Delivery
+from proxy.web.report import tokens_json
 
 app = typer.Typer(help="Events and how their delivery stands.", no_args_is_help=True)
 

@@ -8,32 +8,23 @@ from typing import Annotated, Any
 
 import typer
 
-from proxy.cli.instants import iso, iso_short, month_of, now_ms, parse_instant
+from proxy.cli.instants import iso, iso_short, now_ms
 from proxy.cli.opening import open_store, reading
 from proxy.cli.output import Json, print_json, print_table, printable
-from proxy.model import BUCKETS, Usage
-from proxy.store import ledger, tenants
-from proxy.store.ledger import HOUR_MS, UsageLine
+from proxy.cli.standings import Standing, print_standings, standing_json, standings
+from proxy.instants import Period, WrongPeriod
+from proxy.limits import Calendar
+from proxy.store import limits, tenants
+from proxy.store.usage import Group, Line, Report, has_usage, parse_groups, report
+from proxy.web.report import counts_json, csv_text, lines_json
 
-#: Beyond every instant that can be written, and within SQLite's integers.
-_FOREVER_MS = 2**53
-_COLUMNS = (
-    "tenant",
-    "model",
-    "endpoint",
-    "source",
-    "requests",
-    "prompt",
-    "cached",
-    "completion",
-    "reasoning",
-    "total",
-)
+_GROUPS = "tenant,model,endpoint,source"
 
 
 def show_usage(
     tenant_id: Annotated[
-        str | None, typer.Argument(metavar="TENANT", help="Only this tenant's (or subject's) usage.")
+        str | None,
+        typer.Argument(metavar="TENANT", help="Only this tenant's (or subject's), and its limits."),
     ] = None,
     begin: Annotated[
         str | None,
@@ -41,108 +32,101 @@ def show_usage(
     ] = None,
     end: Annotated[
         str | None,
-        typer.Option(
-            "--to", metavar="WHEN", help="Until then, exclusively. Default: the end of the current UTC month."
-        ),
+        typer.Option("--to", metavar="WHEN", help="Until then, exclusively. Default: the end of the current month."),
     ] = None,
+    group_by: Annotated[
+        str, typer.Option("--group-by", metavar="NAMES", help=f"What to tell apart: any of {', '.join(Group)}.")
+    ] = _GROUPS,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show requests and tokens per tenant, model, endpoint and source of the numbers.
 
-    Usage is kept by the hour, and an hour belongs to the period that it begins in.
+    Usage is kept by the hour, and an hour belongs to the day and to the period that it begins in. Dates, days and
+    months are those of TOLLGATE_LIMITS__TIME_ZONE.
     """
-    from_ms, to_ms = period(begin, end, now_ms())
-    _, database = open_store()
+    if as_csv and as_json:
+        raise typer.BadParameter("choose one of --csv and --json", param_hint="--csv")
+    groups = _parsed(group_by)
+    settings, database = open_store()
+    now, calendar = now_ms(), Calendar.of(settings.limits.time_zone)
+    period = period_of(begin, end, calendar, now)
+    found_standings: list[Standing] = []
     with reading(database) as connection:
-        lines = ledger.usage(connection, from_ms=from_ms, to_ms=to_ms, subject=tenant_id or "")
-        if tenant_id is not None and not (tenant_id and lines):
+        found = report(connection, period, calendar, groups, subject=tenant_id or "")
+        if tenant_id is not None:
             check_subject(connection, tenant_id)
-    if as_json:
-        print_json(_report(lines, from_ms, to_ms))
-        return
-    whose = f" of {printable(tenant_id)}" if tenant_id else ""
-    typer.echo(f"Usage{whose} from {iso_short(from_ms)} until {iso_short(to_ms)}")
-    _print_lines(lines)
+            found_standings = standings(connection, limits.effective(connection, tenant_id), calendar, now)
+    if as_csv:
+        typer.echo(csv_text(found, period, groups), nl=False)
+    elif as_json:
+        print_json(_json(found, period, groups) | _limits_json(tenant_id, found_standings))
+    else:
+        _print(found, period, groups, tenant_id)
+        if found_standings:
+            typer.echo("\nLimits")
+            print_standings(found_standings, empty="")
 
 
-def period(begin: str | None, end: str | None, now_ms: int) -> tuple[int, int]:
-    """The whole hours from `begin` to `end`, as the ledger counts them. Raises `typer.BadParameter`."""
-    to_ms = month_of(now_ms)[1] if end is None else _instant(end, "--to")
-    from_ms = month_of(to_ms - 1)[0] if begin is None else _instant(begin, "--from")
-    from_ms, to_ms = (-(-ms // HOUR_MS) * HOUR_MS for ms in (from_ms, to_ms))
-    if from_ms >= to_ms:
-        raise typer.BadParameter(f"no hour begins between {iso(from_ms)} and {iso(to_ms)}", param_hint="--from")
-    return from_ms, to_ms
+def period_of(begin: str | None, end: str | None, calendar: Calendar, now_ms: int) -> Period:
+    """The whole hours from `begin` to `end`. Raises `typer.BadParameter`."""
+    try:
+        return Period.of(begin, end, calendar, now_ms)
+    except WrongPeriod as error:
+        raise typer.BadParameter(str(error), param_hint=f"--{error.end}") from None
 
 
 def check_subject(connection: sqlite3.Connection, subject: str) -> None:
     """Raises `StoreError` for one that is neither a tenant nor has ever used anything: a slip of the pen."""
-    if not subject or not ledger.usage(connection, from_ms=0, to_ms=_FOREVER_MS, subject=subject):
+    if not subject or not has_usage(connection, subject):
         tenants.tenant(connection, subject)
 
 
-def tokens_json(usage: Usage) -> dict[str, Any]:
-    """Tokens under the names that OpenAI gives them, and in our disjoint buckets."""
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.total_tokens,
-        "cached_tokens": usage.cached_input,
-        "reasoning_tokens": usage.reasoning,
-        "buckets": {name: getattr(usage, name) for name in BUCKETS},
-    }
-
-
-def _instant(words: str, option: str) -> int:
+def _parsed(group_by: str) -> tuple[Group, ...]:
     try:
-        return parse_instant(words)
+        return parse_groups(group_by, tuple(Group))
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from None
+        raise typer.BadParameter(str(error), param_hint="--group-by") from None
 
 
-def _totals(lines: Sequence[UsageLine]) -> tuple[int, Usage]:
-    sums = {name: sum(getattr(line.usage, name) for line in lines) for name in BUCKETS}
-    return sum(line.requests for line in lines), Usage(**sums)
-
-
-def _report(lines: Sequence[UsageLine], from_ms: int, to_ms: int) -> dict[str, Any]:
-    requests, usage = _totals(lines)
+def _json(found: Report, period: Period, groups: Sequence[Group]) -> dict[str, Any]:
     return {
-        "from": iso(from_ms),
-        "to": iso(to_ms),
-        "lines": [
-            {
-                "subject": line.subject,
-                "model": line.model,
-                "endpoint": line.endpoint,
-                "usage_source": str(line.usage_source),
-                "requests": line.requests,
-            }
-            | tokens_json(line.usage)
-            for line in lines
-        ],
-        "totals": {"requests": requests} | tokens_json(usage),
+        "from": iso(period.from_ms),
+        "to": iso(period.to_ms),
+        "lines": lines_json(found, groups),
+        "totals": counts_json(found.total),
     }
 
 
-def _print_lines(lines: Sequence[UsageLine]) -> None:
+def _limits_json(tenant_id: str | None, found: Sequence[Standing]) -> dict[str, Any]:
+    return {} if tenant_id is None else {"limits": [standing_json(one) for one in found]}
+
+
+def _print(found: Report, period: Period, groups: Sequence[Group], tenant_id: str | None) -> None:
+    whose = f" of {printable(tenant_id)}" if tenant_id else ""
+    typer.echo(f"Usage{whose} from {iso_short(period.from_ms)} until {iso_short(period.to_ms)}")
+    total = found.total
+    if total.requests:
+        typer.echo(f"Tokens: {total.reported_tokens:,} reported, {total.estimated_tokens:,} estimated")
+    # By source they are apart already.
+    apart = Group.SOURCE not in groups
+    columns = ["requests", "prompt", "cached", "completion", "reasoning", "total", *["reported", "estimated"] * apart]
     print_table(
-        _COLUMNS,
-        [
-            (line.subject, line.model, line.endpoint, str(line.usage_source), *_numbers(line.requests, line.usage))
-            for line in lines
-        ],
-        totals=("total", "", "", "", *_numbers(*_totals(lines))),
+        [*groups, *columns],
+        [(*line.values, *_numbers(line, apart)) for line in found.lines],
+        totals=("total", *[""] * (len(groups) - 1), *_numbers(total, apart)),
         empty="There was no usage.",
     )
 
 
-def _numbers(requests: int, usage: Usage) -> tuple[int, ...]:
-    return (
-        requests,
+def _numbers(line: Line, apart: bool) -> list[int]:
+    usage = line.usage
+    return [
+        line.requests,
         usage.prompt_tokens,
         usage.cached_input,
         usage.completion_tokens,
         usage.reasoning,
         usage.total_tokens,
-    )
+        *[line.reported_tokens, line.estimated_tokens] * apart,
+    ]

@@ -8,7 +8,7 @@ import pytest
 from proxy import __version__
 from tests.cli.conftest import Command, clean_environment
 
-COMMANDS = ("serve", "check-config", "tenants", "keys", "usage", "events")
+COMMANDS = ("serve", "check-config", "tenants", "keys", "limits", "usage", "events")
 
 
 def test_help_lists_the_commands_and_version_is_a_line(tollgate: Command) -> None:
@@ -19,7 +19,7 @@ def test_help_lists_the_commands_and_version_is_a_line(tollgate: Command) -> Non
     assert tollgate.done("--version") == f"tollgate {__version__}\n"
 
 
-@pytest.mark.parametrize("group", [(), ("tenants",), ("keys",), ("events",)])
+@pytest.mark.parametrize("group", [(), ("tenants",), ("keys",), ("limits",), ("events",)])
 def test_a_group_without_a_command_shows_its_help(tollgate: Command, group: tuple[str, ...]) -> None:
     result = tollgate(*group)
     assert (result.exit_code, result.stdout) == (2, "")

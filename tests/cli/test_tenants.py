@@ -20,8 +20,10 @@ def stored_status(tollgate: Command, tenant_id: str) -> str:
 
 def test_a_tenant_is_created_shown_disabled_and_enabled(tollgate: Command) -> None:
     created = tollgate.json("tenants", "create", "acme", "--name", "Acme [GmbH]")
-    assert INSTANT.fullmatch(created.pop("created_at"))
-    assert created == {"id": "acme", "name": "Acme [GmbH]", "status": "active", "upstream_key": None}
+    assert INSTANT.fullmatch(created["created_at"])
+    assert created["period_anchor"] == created.pop("created_at")
+    del created["period_anchor"]
+    assert created == {"id": "acme", "name": "Acme [GmbH]", "status": "active", "upstream_key": None, "plan": None}
 
     assert tollgate.done("tenants", "disable", "acme") == "Tenant acme is disabled.\n"
     assert stored_status(tollgate, "acme") == "disabled"
@@ -78,6 +80,60 @@ def test_a_key_in_place_of_where_it_is_found_is_refused_and_not_repeated(tollgat
         assert "env:NAME or file:/absolute/path" in said
         assert "CANARY" not in said
     assert [tenant["upstream_key"] for tenant in tollgate.json("tenants", "list")] == [None]
+
+
+def test_a_tenant_is_put_on_a_plan_and_shown_with_the_limits_that_hold_for_it(tollgate: Command) -> None:
+    tollgate.done("limits", "set", "--plan", "pro", "tokens/month=1000", "requests/minute=60")
+    tollgate.done("limits", "set", "--plan", "free", "tokens/month=10")
+    assert tollgate.json("tenants", "create", "acme", "--plan", "pro")["plan"] == "pro"
+    tollgate.done("limits", "set", "acme", "requests/minute=6")
+    shown = tollgate.json("tenants", "show", "acme")
+    assert [(one["limit"], one["value"], one["used"], one["origin"]) for one in shown["limits"]] == [
+        ("requests/minute", 6, 0, "tenant"),
+        ("tokens/month", 1_000, 0, "plan pro"),
+    ]
+    assert "plan pro   hard" in tollgate.done("tenants", "show", "acme")
+    assert tollgate.done("tenants", "set-plan", "acme", "free") == "Tenant acme is on plan free.\n"
+    assert tollgate.json("tenants", "show", "acme")["limits"][1]["value"] == 10
+    assert "free" in tollgate.done("tenants", "list")
+    assert tollgate.done("tenants", "set-plan", "acme", "") == "Tenant acme is on no plan.\n"
+    assert tollgate.json("tenants", "list")[0]["plan"] is None
+    assert len(tollgate.json("tenants", "show", "acme")["limits"]) == 1
+
+
+def test_a_plan_that_nobody_has_made_is_refused(tollgate: Command) -> None:
+    assert "there is no plan por;" in tollgate.refused("tenants", "create", "acme", "--plan", "por")
+    assert tollgate.json("tenants", "list") == []
+    tollgate.done("tenants", "create", "acme")
+    assert "there is no plan por;" in tollgate.refused("tenants", "set-plan", "acme", "por")
+    assert "use 1 to 64 lower-case letters" in tollgate.refused("tenants", "set-plan", "acme", "A plan")
+    assert tollgate.json("tenants", "show", "acme")["plan"] is None
+
+
+def test_a_tenant_s_periods_begin_on_the_day_that_is_set(tollgate: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    tollgate.done("tenants", "create", "acme")
+    tollgate.done("limits", "set", "acme", "tokens/period=1000")
+    said = tollgate.done("tenants", "set-period", "acme", "2026-01-15T08:30:00+01:00")
+    assert re.fullmatch(r"The current period .* from \d{4}-\d\d-15T07:30:00Z until \d{4}-\d\d-15T07:30:00Z\.\n", said)
+    assert tollgate.json("tenants", "list")[0]["period_anchor"] == "2026-01-15T07:30:00.000Z"
+    assert "2026-01-15T07:30:00Z" in tollgate.done("tenants", "show", "acme")
+    assert tollgate.json("limits", "show", "acme")["limits"][0]["renews_at"].endswith("-15T07:30:00.000Z")
+    assert tollgate.json("tenants", "set-period", "acme", "2026-11-15")["period_anchor"] == "2026-11-15T00:00:00.000Z"
+    monkeypatch.setenv("TOLLGATE_LIMITS__TIME_ZONE", "Asia/Kolkata")
+    assert tollgate.json("tenants", "set-period", "acme", "2026-11-15")["period_anchor"] == "2026-11-14T18:30:00.000Z"
+
+
+@pytest.mark.parametrize("when", ["", "the 15th", "2026-11-31", "2026-11-15T08:30:00", "1969-01-01"])
+def test_what_is_no_day_for_a_period_is_told(tollgate: Command, when: str) -> None:
+    tollgate.done("tenants", "create", "acme")
+    before = tollgate.json("tenants", "show", "acme")
+    assert tollgate.refused("tenants", "set-period", "acme", when, code=2).startswith("Invalid value for WHEN: ")
+    assert tollgate.json("tenants", "show", "acme") == before
+
+
+@pytest.mark.parametrize("command", [["set-plan", "nobody", ""], ["set-period", "nobody", "2026-11-15"]])
+def test_plan_and_period_of_an_unknown_tenant_are_refused(tollgate: Command, command: list[str]) -> None:
+    assert tollgate.refused("tenants", *command) == "there is no tenant nobody"
 
 
 @pytest.mark.parametrize("command", ["show", "disable", "enable"])

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
+import csv
+
 import pytest
-import typer
 
 from proxy.cli.instants import iso, parse_instant
-from proxy.cli.usage import period
-from proxy.model import NO_USAGE, UsageSource
+from proxy.limits import Written
+from proxy.model import NO_USAGE, Units, Usage, UsageSource
+from proxy.store.limits import set_limit
 from tests.cli.conftest import Command, settlement
 
 NOW_MS = 1_776_076_200_123  # 2026-04-13T10:30:00.123Z
-HOUR_MS = 3_600_000
 APRIL = ("--from", "2026-04-01", "--to", "2026-05-01")
 
 
@@ -45,6 +46,13 @@ def test_totals_are_told_per_tenant_model_endpoint_and_source(tollgate: Command)
             "reasoning": 40,
             "audio_output": 0,
         },
+        "reported_requests": 2,
+        "reported_tokens": 494,
+        "estimated_requests": 0,
+        "estimated_tokens": 0,
+        "images": 0,
+        "audio_ms": 0,
+        "characters": 0,
     }
     assert (none["usage_source"], none["requests"], none["total_tokens"]) == ("none", 1, 0)
     assert (other["subject"], other["endpoint"], other["total_tokens"]) == ("other", "/v1/responses", 247)
@@ -52,7 +60,9 @@ def test_totals_are_told_per_tenant_model_endpoint_and_source(tollgate: Command)
     assert (totals["requests"], totals["total_tokens"], totals["buckets"]["reasoning"]) == (4, 741, 60)
 
     table = tollgate.done("usage", *APRIL)
-    assert table.startswith("Usage from 2026-04-01T00:00:00Z until 2026-05-01T00:00:00Z\n")
+    heading, by_source = table.splitlines()[:2]
+    assert heading == "Usage from 2026-04-01T00:00:00Z until 2026-05-01T00:00:00Z"
+    assert by_source == "Tokens: 741 reported, 0 estimated"
     assert "[bold]x[/bold]\\x1b[2J" in table  # neither rich nor the terminal obeys a client's model name
     assert table.rstrip().splitlines()[-1].split() == ["total", "4", "156", "36", "585", "60", "741"]
 
@@ -81,21 +91,6 @@ def test_the_default_is_the_current_month(tollgate: Command) -> None:
     assert set(report["totals"].pop("buckets").values()) | set(report["totals"].values()) == {0}
 
 
-@pytest.mark.parametrize(
-    ("begin", "end", "expected"),
-    [
-        (None, None, ("2026-04-01", "2026-05-01")),
-        ("2026-02-03", None, ("2026-02-03", "2026-05-01")),
-        (None, "2026-02-03", ("2026-02-01", "2026-02-03")),
-        (None, "2026-03-01", ("2026-02-01", "2026-03-01")),
-        # An hour belongs where it begins, so that periods that meet count each hour once.
-        ("2026-04-13T10:30:00Z", "2026-04-13T11:30:00+00:00", ("2026-04-13T11:00:00Z", "2026-04-13T12:00:00Z")),
-    ],
-)
-def test_the_period_is_made_of_whole_hours(begin: str | None, end: str | None, expected: tuple[str, str]) -> None:
-    assert period(begin, end, NOW_MS) == (parse_instant(expected[0]), parse_instant(expected[1]))
-
-
 def test_an_hour_that_is_cut_is_counted_where_it_begins(tollgate: Command) -> None:
     tollgate.record(settlement("req_1"))  # at 10:30:00.123
     before = tollgate.json("usage", "--from", "2026-04-13", "--to", "2026-04-13T10:10:00Z")
@@ -104,15 +99,83 @@ def test_an_hour_that_is_cut_is_counted_where_it_begins(tollgate: Command) -> No
     assert (after["from"], after["totals"]["requests"]) == ("2026-04-13T11:00:00.000Z", 0)
 
 
-@pytest.mark.parametrize(
-    ("begin", "end"), [("2026-05-01", "2026-04-01"), ("2026-05-01", "2026-05-01"), ("x", None), (None, "9999-12-31")]
-)
-def test_a_period_without_an_hour_and_a_date_that_is_none_are_usage_errors(begin: str | None, end: str | None) -> None:
-    with pytest.raises(typer.BadParameter):
-        period(begin, end, NOW_MS)
-
-
 def test_the_usage_error_names_the_option(tollgate: Command) -> None:
     assert "'x': write a date" in tollgate.refused("usage", "--from", "x", code=2)
     assert "--from" in tollgate.refused("usage", "--from", "2026-05-01", "--to", "2026-04-01", code=2)
     assert "--to" in tollgate.refused("usage", "--to", iso(NOW_MS).rstrip("Z"), code=2)
+
+
+def test_reported_and_estimated_are_apart_by_line_by_column_and_in_all(tollgate: Command) -> None:
+    guessed = {"usage_source": UsageSource.ESTIMATED, "usage": Usage(uncached_input=3, text_output=4)}
+    tollgate.record(settlement("req_1"), settlement("req_2", **guessed), settlement("req_3", key_id="key_2", **guessed))
+    table = tollgate.done("usage", *APRIL)
+    assert table.splitlines()[1] == "Tokens: 247 reported, 14 estimated"
+    assert "estimated          2        6" in table
+    by_key = tollgate.done("usage", *APRIL, "--group-by", "key").rstrip().splitlines()
+    assert by_key[2].split()[-2:] == ["reported", "estimated"]
+    assert by_key[4].split() == ["key_1", "2", "55", "12", "199", "20", "254", "247", "7"]
+    assert by_key[-1].split() == ["total", "3", "58", "12", "203", "20", "261", "247", "14"]
+    totals = tollgate.json("usage", *APRIL)["totals"]
+    assert (totals["reported_requests"], totals["reported_tokens"]) == (1, 247)
+    assert (totals["estimated_requests"], totals["estimated_tokens"]) == (2, 14)
+
+
+@pytest.mark.parametrize("names", ["tenant", "model,day", "key", "day,source,endpoint,model,tenant,key"])
+def test_any_groups_can_be_told_apart_and_their_sums_are_the_totals(tollgate: Command, names: str) -> None:
+    tollgate.record(
+        *(
+            settlement(
+                f"req_{number}",
+                key_id=f"key_{number % 2}",
+                model=f"model-{number % 3}",
+                time_ms=NOW_MS + number * 5_000_000,
+                units=Units(images=number),
+            )
+            for number in range(20)
+        )
+    )
+    report = tollgate.json("usage", *APRIL, "--group-by", names)
+    fields = {"tenant": "subject", "key": "key_id", "source": "usage_source"}
+    assert {fields.get(name, name) for name in names.split(",")} == report["lines"][0].keys() - report["totals"].keys()
+    for count in ("requests", "total_tokens", "reported_tokens", "images"):
+        assert sum(line[count] for line in report["lines"]) == report["totals"][count] > 0
+    if "day" in names:
+        assert {line["day"] for line in report["lines"]} == {"2026-04-13", "2026-04-14"}
+
+
+def test_csv_has_one_row_a_line_and_the_period_in_each(tollgate: Command) -> None:
+    formula = "=cmd|' /C calc'!A0"
+    tollgate.record(settlement("req_1"), settlement("req_2", model=formula), settlement("req_3", model='"'))
+    said = tollgate.done("usage", *APRIL, "--group-by", "model", "--csv")
+    header, *rows = csv.reader(said.splitlines())
+    assert header[:4] == ["from", "to", "model", "requests"]
+    assert [row[2] for row in rows] == ['"', f"'{formula}", "gpt-4o-mini-2024-07-18"]
+    assert [dict(zip(header, row, strict=True))["total_tokens"] for row in rows] == ["247"] * 3
+    assert {tuple(row[:2]) for row in rows} == {("2026-04-01T00:00:00.000Z", "2026-05-01T00:00:00.000Z")}
+    nothing = tollgate.done("usage", "--csv")
+    assert len(nothing.splitlines()) == 1
+
+
+def test_one_tenants_limits_are_told_with_its_usage(tollgate: Command) -> None:
+    tollgate.done("tenants", "create", "acme")
+    with tollgate.database.transaction() as connection:
+        set_limit(connection, "tenant", "acme", Written.parse("tokens/total=1000"))
+    tollgate.record(settlement("req_1"), settlement("req_2", subject="other"))
+    (limit,) = tollgate.json("usage", "acme")["limits"]
+    assert (limit["limit"], limit["value"], limit["used"]) == ("tokens/total", 1000, 247)
+    assert "tokens/total" in tollgate.done("usage", "acme")
+    assert tollgate.json("usage", "other")["limits"] == []
+    assert "limits" not in tollgate.json("usage")
+
+
+def test_days_and_dates_are_those_of_the_time_zone(tollgate: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOLLGATE_LIMITS__TIME_ZONE", "Europe/Berlin")
+    tollgate.record(settlement("req_1", time_ms=parse_instant("2026-04-13T22:30:00Z")))
+    report = tollgate.json("usage", "--from", "2026-04-14", "--to", "2026-04-15", "--group-by", "day")
+    assert report["from"] == "2026-04-13T22:00:00.000Z"
+    assert [line["day"] for line in report["lines"]] == ["2026-04-14"]
+
+
+def test_groups_that_are_none_and_two_formats_at_once_are_usage_errors(tollgate: Command) -> None:
+    assert "'colour': use one or more of tenant, model" in tollgate.refused("usage", "--group-by", "colour", code=2)
+    assert "--csv and --json" in tollgate.refused("usage", "--csv", "--json", code=2)
