@@ -90,8 +90,8 @@ class Quotas:
         now_ms: Callable[[], int],
     ) -> None:
         """`output_tokens`: what is reserved where a request sets no maximum; with `caps_output` all that is left of its
-        limits is, and is its maximum. `wait_s`: to wait for others to use less
-        than they have reserved. `rate_wait_s`: to wait for a window by the minute to move on."""
+        limits is, and is its maximum. `wait_s`: to wait for others to use less than they have reserved. `rate_wait_s`:
+        to wait for a window by the minute to move on."""
         self._counters = counters
         self._output_tokens = output_tokens
         self._caps_output = caps_output
@@ -122,7 +122,8 @@ class Quotas:
         cap = self._cap(account, call, now_ms) if self._caps_output and call.output.each is None else None
         if cap is not None:
             output = cap * call.output.choices
-        amounts = (1, call.input_tokens + output, call.input_tokens, output)
+        # Of some requests (images, speech) no tokens are known before: one is, so that a limit that is spent holds.
+        amounts = (1, max(1, call.input_tokens + output), call.input_tokens, output)
         reservation = Reservation(caller, call.model, amounts, now_ms, over_limit, cap=cap)
         if account.entries:
             error, entry = self._try(account, reservation, now_ms)
@@ -271,6 +272,7 @@ class Quotas:
                 if rest_s <= 0 or self._waiting > WAITING_MAX:
                     raise error
                 await entry.counter.change(rest_s)
+                account = await self.account(reservation.caller)  # all may have been forgotten meanwhile
                 now_ms = self._now_ms()
                 found, in_the_way = self._try(account, reservation, now_ms)
                 if found is None or in_the_way is None:

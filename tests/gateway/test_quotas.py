@@ -59,6 +59,29 @@ async def test_what_was_used_takes_the_place_of_what_was_reserved() -> None:
         await kept.reserve(call(who, tokens=1, output=0))
 
 
+async def test_a_limit_that_is_spent_holds_for_requests_whose_tokens_nobody_knows_before() -> None:
+    spending = Spending()
+    spending.recorded.append(settlement("1", usage=Usage(100), time_ms=NOW))
+    kept, who = quotas(spending), caller("tokens/day=100")
+    with pytest.raises(QuotaExceeded):
+        await kept.reserve(call(who, tokens=0, output=0))
+    await quotas().reserve(call(who, tokens=0, output=0))
+
+
+async def test_who_waits_while_all_is_forgotten_reserves_in_what_is_read_anew() -> None:
+    kept, who = quotas(wait_s=60), caller("tokens/total=100")
+    running = call(who)
+    held = await kept.reserve(running)
+    waiting = asyncio.ensure_future(kept.reserve(call(who, output=60)))
+    await asyncio.sleep(0)
+    kept.forget()
+    (entry,) = (await kept.account(who)).entries
+    assert entry.counter.reserved == 50
+    await ends(kept, running, held, 20)
+    await waiting
+    assert (entry.counter.used, entry.counter.reserved) == (20, 70)
+
+
 async def test_all_limits_or_none_are_reserved() -> None:
     kept, who = quotas(), caller("requests/day=5", "tokens/total=100")
     with pytest.raises(QuotaExceeded, match="tokens/total"):

@@ -136,7 +136,7 @@ class AnyOrder(RuleBasedStateMachine):
             return 1
         output = (7 if call.output.each is None else call.output.each) * call.output.choices
         if not counted.kind:
-            return call.input_tokens + output
+            return max(1, call.input_tokens + output)
         return call.input_tokens if counted.kind in INPUT_KINDS else output
 
     # What happens
