@@ -211,9 +211,9 @@ def test_a_ledger_that_is_damaged_stops_until_a_backup_takes_its_place(tmp_path:
     [
         lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
         lambda path: path.write_bytes(b"\xa5" * 4_096 + path.read_bytes()[4_096:]),
-        garble,
+        lambda path: path.write_bytes(path.read_bytes()[:4_096].ljust(path.stat().st_size, b"\xa5")),
     ],
-    ids=["cut", "first page", "second half"],
+    ids=["cut", "first page", "all but the first page"],
 )
 def test_a_start_on_a_damaged_ledger_fails_with_what_to_do(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     command(tmp_path, "tenants", "create", "user-001")

@@ -285,6 +285,9 @@ NAMED_SO = {
     "keys create --import",
     "keys revoke key_id",
     "keys rotate key_id",
+    "limits set --key",
+    "limits show --key",
+    "limits unset --key",
     "tenants create --upstream-key",
     "tenants set-upstream-key where",
 }

@@ -28,7 +28,7 @@ ANSWER_BYTES = 8 << 20
 PIECES = {CHAT: (SSE_HEAD, chunk(text("x" * 3_800)) * 4), SPEECH: (AUDIO_HEAD, chunk(b"\xff\xfb" * 8_000))}
 
 #: What one such client may cost: what is read at once, what waits to be written, and the text that is counted for it.
-COST_BYTES = 1 << 20
+COST_BYTES = 2 << 20
 
 
 def pours(peer: Peer) -> None:
