@@ -59,10 +59,14 @@ class Client:
 
     async def ask(self, kind: Kind, number: int, *, leaves: bool) -> None:
         """One request, read to its end, or left in the middle of its answer."""
-        if self._writer is None:
-            self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
-        self._writer.write(request_of(self._key, kind, number))
-        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
+        kept = self._writer is not None
+        try:
+            head = await self._head(kind, number)
+        except (ConnectionError, asyncio.IncompleteReadError) as error:
+            if not kept or (isinstance(error, asyncio.IncompleteReadError) and error.partial):
+                raise
+            self.close()  # the server closed it while it was idle: once more on a new one, as every client does
+            head = await self._head(kind, number)
         assert head.startswith(b"http/1.1 200"), head
         if leaves:
             self.close()
@@ -70,6 +74,12 @@ class Client:
             await self._reader.readexactly(int(length[1]))
         else:
             await self._reader.readuntil(b"\r\n0\r\n\r\n")
+
+    async def _head(self, kind: Kind, number: int) -> bytes:
+        if self._writer is None:
+            self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writer.write(request_of(self._key, kind, number))
+        return (await self._reader.readuntil(b"\r\n\r\n")).lower()
 
     def close(self) -> None:
         if self._writer is not None:
