@@ -4,6 +4,7 @@
 # make crash   kill -9 it 300 times under load, and compare what clients, upstream and receiver have (ten minutes)
 # make fuzz    mutate a million requests and answers (ten minutes)
 # make outage  take the sink away for 100,000 events under full load; then a million events that wait (five minutes)
+# make bench   it beside nginx, a direct call, and LiteLLM and vllm-router where they are installed (ten minutes)
 # make soak    four fifths of its capacity for twenty minutes, and see whether anything is left over
 # make lock    renew the locked dependencies after a change of pyproject.toml
 
@@ -13,7 +14,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
-.PHONY: run test check crash fuzz outage soak lock clean
+.PHONY: run test check crash fuzz outage soak bench lock clean
 
 run: .venv/installed
 	@exec $(BIN)/tollgate serve
@@ -35,6 +36,9 @@ outage: .venv/installed-dev
 
 soak: .venv/installed-dev
 	@$(BIN)/python -m tests.endurance.soak
+
+bench: .venv/installed-dev
+	@$(BIN)/python -m tests.bench
 
 lock: .venv/installed-dev
 	@$(PIP) uv

@@ -6,6 +6,7 @@ import logging
 import math
 import sqlite3
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hmac import compare_digest
@@ -33,8 +34,9 @@ class Callers:
     def __init__(self, database: Database, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._link = Link(database, read_only=True, busy_ms=_BUSY_MS)
         self._monotonic = monotonic
-        self._remembered: dict[bytes, Caller] = {}
-        self._limits: dict[tuple[str, str], tuple[Limit, ...]] = {}
+        # Ordered, for from a plain dict the oldest is found the later the more have gone before it.
+        self._remembered: OrderedDict[bytes, Caller] = OrderedDict()
+        self._limits: OrderedDict[tuple[str, str], tuple[Limit, ...]] = OrderedDict()
         #: Which state of which file is remembered.
         self._seen: tuple[sqlite3.Connection, int] | None = None
         self._checked_at = -math.inf
@@ -102,12 +104,12 @@ class Callers:
             limits=self._look_up_limits(tenant_id, key_id),
         )
         if len(self._remembered) >= _REMEMBERED_MAX:
-            self._remembered.pop(next(iter(self._remembered)))
+            self._remembered.popitem(last=False)
         self._remembered[key_hash] = caller
         return caller
 
     def _look_up_limits(self, tenant_id: str, key_id: str) -> tuple[Limit, ...]:
         if len(self._limits) >= _REMEMBERED_MAX:
-            self._limits.pop(next(iter(self._limits)))
+            self._limits.popitem(last=False)
         limits = self._limits[tenant_id, key_id] = effective(self._link.connection(), tenant_id, key_id)
         return limits

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -27,7 +28,8 @@ class Owned:
         self._link = Link(database, read_only=True, busy_ms=_BUSY_MS)
         self._commit = commit
         self._now_ms = now_ms
-        self._remembered: dict[str, str] = {}
+        # Ordered, for from a plain dict the oldest is found the later the more have gone before it.
+        self._remembered: OrderedDict[str, str] = OrderedDict()
 
     async def owner(self, owned_id: str) -> str | None:
         """Whose it is; None where nobody made it through this proxy. Raises `LedgerUnavailable`."""
@@ -71,7 +73,7 @@ class Owned:
 
     def _remember(self, owned_id: str, subject: str) -> None:
         if len(self._remembered) >= _REMEMBERED_MAX:
-            self._remembered.pop(next(iter(self._remembered)))
+            self._remembered.popitem(last=False)
         self._remembered[owned_id] = subject
 
     def _check(self, ids: list[str], done: asyncio.Future[int]) -> None:

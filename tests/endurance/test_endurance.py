@@ -25,6 +25,6 @@ async def test_a_backlog_drains_while_requests_are_served(tmp_path: Path) -> Non
 
 
 async def test_a_load_of_every_kind_leaves_nothing_over(tmp_path: Path) -> None:
-    report = await soak(tmp_path, seconds=4, capacity_s=1)
+    report = await soak(tmp_path, seconds=4, capacity_s=1, burst=50)
     print(report)
     assert report.faults(growth_max=_GROWTH_MAX) == []
