@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,9 +19,9 @@ from pathlib import Path
 from proxy.store.database import begin
 from proxy.store.ledger import record
 from tests.crash.machine import Server
-from tests.crash.world import BOUND_S, KINDS, Upstream
-from tests.endurance.load import Client, Tally, Vitals, sampling
-from tests.endurance.outage import GROWTH_MAX_KIB, SAMPLE_S, until_delivered
+from tests.crash.world import KINDS
+from tests.endurance.load import Client, Tally, Vitals, conclude, delivery_faults, sampling, served
+from tests.endurance.outage import SAMPLE_S, until_delivered
 from tests.store.samples import settlement
 
 _PROBES = 200
@@ -47,14 +45,9 @@ class Report:
     peak: Vitals
 
     def faults(self) -> list[str]:
-        found = []
-        if self.failed:
-            found.append(f"{self.failed} requests failed")
-        if self.lost or self.duplicates:
-            found.append(f"{self.lost} lost, {self.duplicates} duplicates")
-        if (growth := self.peak.rss_kib - self.loaded.rss_kib) > GROWTH_MAX_KIB:
-            found.append(f"memory grew by {growth} KiB")
-        return found
+        return delivery_faults(
+            failed=self.failed, lost=self.lost, duplicates=self.duplicates, loaded=self.loaded, peak=self.peak
+        )
 
     def __str__(self) -> str:
         rate = f"{self.events / self.drained_s:.0f} a second"
@@ -74,15 +67,13 @@ def _waits(found_ms: list[float]) -> str:
 
 async def backlog(directory: Path, *, events: int) -> Report:
     receiver = Tally()
-    with receiver, Upstream(pause_s=0.0) as upstream:
-        server = await asyncio.to_thread(Server, directory, upstream, receiver)
-        await asyncio.to_thread(_fill, server, events)
+
+    def prepare(server: Server) -> None:
+        _fill(server, events)
         receiver.stop()
-        with server.life() as process:
-            report = await _drain(server, process, receiver, events)
-            process.send_signal(signal.SIGTERM)
-            assert await asyncio.to_thread(process.wait, BOUND_S) == 0
-    return report
+
+    async with served(directory, receiver, pause_s=0.0, prepare=prepare) as (server, process):
+        return await _drain(server, process, receiver, events)
 
 
 def _fill(server: Server, events: int) -> None:
@@ -152,10 +143,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         report = asyncio.run(backlog(Path(directory), events=options.events))
-    print(report)
-    faults = report.faults()
-    print("\n".join(faults) or "nothing is lost, and memory is flat")
-    sys.exit(1 if faults else 0)
+    conclude(report, report.faults(), "nothing is lost, and memory is flat")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import signal
 import subprocess
+import sys
 import time
 import urllib.request
 from collections import Counter, defaultdict
@@ -15,12 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from tests.crash.world import BOUND_S, KINDS, Kind, request_of
+from tests.crash.machine import Server
+from tests.crash.world import BOUND_S, KINDS, Kind, Upstream, request_of
 from tests.delivery.receiver import Answer, Event, Receiver
 from tests.delivery.receiver import Received as Request
 
 CLIENTS = 32
 _LEAVES_ONE_IN = 20
+#: A ledger's page cache, a batch or two, and what Python does not give back; not a hundred thousand events.
+_GROWTH_MAX_KIB = 24 * 1024
 _PLAIN = [kind for kind in KINDS.values() if not kind.body.get("stream")]
 _STREAMED = [kind for kind in KINDS.values() if kind.body.get("stream")]
 
@@ -189,3 +194,37 @@ def metrics(port: int) -> dict[str, float]:
                 name, _, value = line.rpartition(" ")
                 sums[name.partition("{")[0]] += float(value)
     return dict(sums)
+
+
+@asynccontextmanager
+async def served(
+    directory: Path, receiver: Tally, *, pause_s: float, seed: int = 1, prepare: Callable[[Server], None] | None = None
+) -> AsyncIterator[tuple[Server, subprocess.Popen[bytes]]]:
+    """A real `tollgate serve` between an upstream and a receiver, which at the end stops as it should."""
+    with receiver, Upstream(pause_s=pause_s, seed=seed) as upstream:
+        server = await asyncio.to_thread(Server, directory, upstream, receiver)
+        if prepare is not None:
+            await asyncio.to_thread(prepare, server)
+        with server.life() as process:
+            yield server, process
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(process.wait, BOUND_S) == 0
+
+
+def delivery_faults(*, failed: int, lost: int, duplicates: int, loaded: Vitals, peak: Vitals) -> list[str]:
+    """What went wrong while events waited, in words."""
+    found = []
+    if failed:
+        found.append(f"{failed} requests failed")
+    if lost or duplicates:
+        found.append(f"{lost} lost, {duplicates} duplicates")
+    if (growth := peak.rss_kib - loaded.rss_kib) > _GROWTH_MAX_KIB:
+        found.append(f"memory grew by {growth} KiB")
+    return found
+
+
+def conclude(report: object, faults: list[str], fine: str) -> None:
+    """Print what a run showed, and exit by it."""
+    print(report)
+    print("\n".join(faults) or fine)
+    sys.exit(1 if faults else 0)

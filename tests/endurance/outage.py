@@ -9,9 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from contextlib import closing
@@ -20,13 +18,10 @@ from pathlib import Path
 
 from proxy.store import outbox
 from tests.crash.machine import Server
-from tests.crash.world import BOUND_S, Upstream
-from tests.endurance.load import CLIENTS, Load, Tally, Vitals, sampling
+from tests.endurance.load import CLIENTS, Load, Tally, Vitals, conclude, delivery_faults, sampling, served
 from tests.running import wait_until
 
 SAMPLE_S = 0.25
-#: A ledger's page cache, a batch or two, and what Python does not give back; not a hundred thousand events.
-GROWTH_MAX_KIB = 24 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +42,11 @@ class Report:
     after: Vitals
 
     def faults(self) -> list[str]:
-        found = []
-        if self.failed:
-            found.append(f"{self.failed} requests failed")
+        found = delivery_faults(
+            failed=self.failed, lost=self.lost, duplicates=self.duplicates, loaded=self.loaded, peak=self.peak
+        )
         if self.backlog != self.produced:
             found.append(f"{self.produced - self.backlog} events did not wait")
-        if self.lost or self.duplicates:
-            found.append(f"{self.lost} lost, {self.duplicates} duplicates")
-        if (growth := self.peak.rss_kib - self.loaded.rss_kib) > GROWTH_MAX_KIB:
-            found.append(f"memory grew by {growth} KiB")
         return found
 
     def __str__(self) -> str:
@@ -73,13 +64,8 @@ class Report:
 
 async def outage(directory: Path, *, events: int, seed: int = 1) -> Report:
     receiver = Tally()
-    with receiver, Upstream(pause_s=0.0, seed=seed) as upstream:
-        server = await asyncio.to_thread(Server, directory, upstream, receiver)
-        with server.life() as process:
-            report = await _outage(server, process, receiver, events, seed)
-            process.send_signal(signal.SIGTERM)
-            assert await asyncio.to_thread(process.wait, BOUND_S) == 0
-    return report
+    async with served(directory, receiver, pause_s=0.0, seed=seed) as (server, process):
+        return await _outage(server, process, receiver, events, seed)
 
 
 async def _outage(server: Server, process: subprocess.Popen[bytes], receiver: Tally, events: int, seed: int) -> Report:
@@ -135,10 +121,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         report = asyncio.run(outage(Path(directory), events=options.events, seed=options.seed))
-    print(report)
-    faults = report.faults()
-    print("\n".join(faults) or "nothing is lost, and memory is flat")
-    sys.exit(1 if faults else 0)
+    conclude(report, report.faults(), "nothing is lost, and memory is flat")
 
 
 if __name__ == "__main__":

@@ -10,17 +10,14 @@ import argparse
 import asyncio
 import random
 import resource
-import signal
 import subprocess
-import sys
 import tempfile
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.crash.machine import Server
-from tests.crash.world import BOUND_S, Upstream
-from tests.endurance.load import Load, Tally, Vitals, metrics, sampling
+from tests.endurance.load import Load, Tally, Vitals, conclude, metrics, sampling, served
 from tests.running import wait_until
 
 _CAPACITY_S = 10.0
@@ -97,14 +94,12 @@ async def soak(
     directory: Path, *, seconds: float, capacity_s: float = _CAPACITY_S, burst: int = _BURST, seed: int = 1
 ) -> Report:
     receiver = Tally()
-    with receiver, Upstream(pause_s=0.02, seed=seed) as upstream:
-        server = await asyncio.to_thread(Server, directory, upstream, receiver)
+
+    def prepare(server: Server) -> None:
         server.environment["TOLLGATE_UPSTREAM__IDLE_TIMEOUT_S"] = "2"  # at the end, all of them must be gone
-        with server.life() as process:
-            report = await _soak(server, process, receiver, seconds, capacity_s, burst, seed)
-            process.send_signal(signal.SIGTERM)
-            assert await asyncio.to_thread(process.wait, BOUND_S) == 0
-    return report
+
+    async with served(directory, receiver, pause_s=0.02, seed=seed, prepare=prepare) as (server, process):
+        return await _soak(server, process, receiver, seconds, capacity_s, burst, seed)
 
 
 async def _soak(
@@ -171,10 +166,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (files_max, files_max))
     with tempfile.TemporaryDirectory() as directory:
         report = asyncio.run(soak(Path(directory), seconds=options.minutes * 60, seed=options.seed))
-    print(report)
-    faults = report.faults(growth_max=0.05)
-    print("\n".join(faults) or "nothing is left over, and all agree")
-    sys.exit(1 if faults else 0)
+    conclude(report, report.faults(growth_max=0.05), "nothing is left over, and all agree")
 
 
 if __name__ == "__main__":
