@@ -23,6 +23,7 @@ from proxy.gateway.ownership import Ownership, allowed_references
 from proxy.gateway.quotas import Quotas
 from proxy.gateway.rescue import Rescue
 from proxy.gateway.settle import Settler
+from proxy.gateway.stop import Stops
 from proxy.gateway.tally import Tally
 from proxy.limits import Calendar
 from proxy.model import Settlement
@@ -47,6 +48,7 @@ from proxy.web.metrics import Counted, Metrics
 from proxy.web.routes import create_web
 from proxy.web.usage import Usage
 from proxy.wire.endpoints import Routes
+from proxy.wire.tokens import tokenizer_for
 
 DEMO_TENANT = "demo"
 _DEMO_KEY = "sandbox"
@@ -86,6 +88,7 @@ class App:
             Counters(self.commit, self._calendar, _now_ms()),
             output_tokens=settings.limits.output_tokens,
             caps_output=settings.limits.cap_output,
+            stops_streams=settings.limits.stop_streams,
             wait_s=settings.limits.wait_s,
             rate_wait_s=settings.limits.rate_wait_s,
             now_ms=_now_ms,
@@ -124,6 +127,8 @@ class App:
     async def start(self) -> None:
         """Start the parts; what has started is stopped in the reverse order."""
         settings = self.settings
+        if settings.limits.stop_streams:
+            await asyncio.to_thread(tokenizer_for, "")  # streams are counted in the loop, which must not load it
         rescue = Rescue(self._holds, self.commit, self._recorded)
         # The last to stop: a request keeps its trace until the ledger has taken its settlement, or told why not.
         self._running.push_async_callback(rescue.stop)
@@ -162,6 +167,7 @@ class App:
             router,
             settler,
             ownership,
+            Stops(self.quotas, self._callers.limits),
             token_limit_field=field,
         )
         agent: dict[str, ASGIApp] = {

@@ -27,6 +27,7 @@ class Outcome(StrEnum):
 
     COMPLETED = "completed"  # the upstream's whole answer went to the client
     UPSTREAM_ERROR = "upstream_error"  # the upstream refused, failed, or could not be reached
+    STOPPED = "stopped"  # the proxy ended a stream, because nothing was left of its tenant's limit
     TRUNCATED = "truncated"  # the upstream broke off after its answer had begun
     CLIENT_DISCONNECTED = "client_disconnected"  # the client left before its answer was whole
     TIMEOUT = "timeout"  # the upstream was silent for longer than the settings allow

@@ -189,6 +189,8 @@ class LimitSettings(_Section):
     """Output tokens that are reserved for a request that sets no maximum itself."""
     cap_output: bool = False
     """Whether a request that sets no maximum is sent on with one: the output tokens that are left of its limits."""
+    stop_streams: bool = False
+    """Whether a stream is ended where nothing is left of its tenant's limits, and may begin with less than it needs."""
     wait_s: float = Field(30, ge=0)
     """Seconds to wait, where a request fits as soon as others use less than they have reserved."""
     rate_wait_s: float = Field(0, ge=0)

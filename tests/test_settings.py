@@ -30,6 +30,7 @@ OTHER: dict[str, str] = {
     "sink.http_url": "http://localhost/events",
     "limits.time_zone": "Europe/Berlin",
     "limits.cap_output": "true",
+    "limits.stop_streams": "true",
 }
 
 

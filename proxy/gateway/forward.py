@@ -28,7 +28,8 @@ from proxy.gateway.meter import Blind, Meter, Reading, meter_for
 from proxy.gateway.ownership import Keeping
 from proxy.gateway.respond import Responder
 from proxy.gateway.settle import Settler, until_done
-from proxy.model import Outcome, UsageSource
+from proxy.gateway.stop import Stop
+from proxy.model import NO_USAGE, Outcome, UsageSource
 from proxy.settings import UpstreamSettings
 from proxy.upstream.connection import Answer, Connection
 from proxy.upstream.refusals import is_refusal
@@ -87,10 +88,12 @@ class Exchange:
         draining: set[Exchange],
         hold: Hold,
         keeping: Keeping | None,
+        stop: Stop | None = None,
     ) -> None:
         self._call = call
         self._hold = hold
         self._keeping = keeping
+        self._stop = stop
         self._upstream = upstream
         self._responder = responder
         self._settler = settler
@@ -108,6 +111,7 @@ class Exchange:
         self._estimating: asyncio.Task[None] | None = None
         self._client_gone = False
         self._settled = not call.metered
+        self._usage = NO_USAGE  # as it was settled
         self._connection: Connection | None = None
 
     async def run(self, receive: Receive) -> None:
@@ -170,7 +174,10 @@ class Exchange:
 
     async def _ask(self, body: bytes | None) -> Answer:
         call = self._call
-        headers = header.for_upstream(call.headers, identity=self._hides_usage) + self._upstream.credentials
+        headers = (
+            header.for_upstream(call.headers, identity=self._hides_usage or self._stop is not None)
+            + self._upstream.credentials
+        )
         length = None if body is None else len(body)
         return await self._upstream.pool.send(
             call.method,
@@ -212,7 +219,7 @@ class Exchange:
         keeping = self._keeping
         if (self._call.metered or keeping is not None) and answer.status < 400:
             self._answered = True
-            self._meter = meter_for(
+            self._meter = (meter_for if self._stop is None else self._stop.meter_for)(
                 header.get(answer.headers, b"content-type"),
                 header.get(answer.headers, b"content-encoding"),
                 hides_usage=self._hides_usage,
@@ -240,6 +247,11 @@ class Exchange:
                 if self._drained_bytes > self._leaving.bytes_max:
                     raise ClientGone("The answer is too long to be read on without its client.")
             data = self._meter.feed(data)
+            if self._stop is not None:
+                data, ends = await self._stop.through(data)
+                if ends:
+                    await self._end(answer, self._stop, data)
+                    return
             if keeping is not None:
                 keeping.note()
             self._note_progress()
@@ -256,6 +268,14 @@ class Exchange:
             self._meter.reading()
             await keeping.finish(answer.status)
         await self._settle(Outcome.COMPLETED)
+        if not self._client_gone:
+            await self._responder.finish(last)
+
+    async def _end(self, answer: Answer, stop: Stop, data: bytes) -> None:
+        """Nothing is left for this stream: it ends for its client as its protocol has it, `data` the last it sees."""
+        self._close(answer)
+        await self._settle(Outcome.STOPPED)
+        last = self._responder.last(data + stop.end(self._usage))
         if not self._client_gone:
             await self._responder.finish(last)
 
@@ -340,6 +360,7 @@ class Exchange:
         await self._record(outcome, reading, estimator)
 
     async def _record(self, outcome: Outcome, reading: Reading, estimator: str = "") -> None:
+        self._usage = reading.usage
         await self._settler.settle(
             self._call,
             self._hold.known,

@@ -17,6 +17,7 @@ from proxy.gateway.forward import Exchange, Leaving
 from proxy.gateway.ownership import Ownership
 from proxy.gateway.respond import Passthrough, Responder
 from proxy.gateway.settle import Settler, known_of
+from proxy.gateway.stop import Stops
 from proxy.model import Caller
 from proxy.settings import Settings
 from proxy.upstream.route import Router
@@ -37,6 +38,7 @@ class Gateway:
         router: Router,
         settler: Settler,
         ownership: Ownership,
+        stops: Stops,
         *,
         token_limit_field: str,
     ) -> None:
@@ -49,6 +51,7 @@ class Gateway:
         self._router = router
         self._settler = settler
         self._ownership = ownership
+        self._stops = stops
         self._token_limit_field = token_limit_field
         self._draining: set[Exchange] = set()
         #: Requests that were refused before they were forwarded, by the error's code.
@@ -91,7 +94,10 @@ class Gateway:
         if hold.cap is not None:
             call = capped(call, hold.cap, self._token_limit_field)
         keeping = self._ownership.keeping(call)
-        exchange = Exchange(call, upstream, responder, self._settler, self._leaving, self._draining, hold, keeping)
+        stop = self._stops.of(call, hold)
+        exchange = Exchange(
+            call, upstream, responder, self._settler, self._leaving, self._draining, hold, keeping, stop
+        )
         try:
             await exchange.run(receive)
         except Exception:

@@ -17,7 +17,7 @@ from proxy.wire.delivered import Delivered
 from proxy.wire.document import json_object
 from proxy.wire.endpoints import CHAT_COMPLETIONS, Counts, Endpoint
 from proxy.wire.references import shown_by
-from proxy.wire.sse import DONE, LATE_LF, Splitter, data_of
+from proxy.wire.sse import DONE, LATE_LF, Piece, Splitter, data_of
 from proxy.wire.units import Tally, units_of
 
 #: What the meter keeps of one answer at most; a larger one passes, unread.
@@ -220,7 +220,7 @@ class StreamMeter:
         hides_usage: bool,
         shown: _Shown = None,
     ) -> None:
-        self.rewrites = hides_usage
+        self.rewrites = self._hides_usage = hides_usage
         self.last_event_seen = False
         self._decode: Decoder | None = decode
         self._endpoint = endpoint
@@ -245,11 +245,11 @@ class StreamMeter:
                 raise BadAnswer(f"The upstream's answer is not what its Content-Encoding says: {error}.") from None
             self._decode = None
             return data
-        shown = [self._pass(raw, whole) for raw, whole in self._splitter.feed(plain)]
+        shown = self._through(self._splitter.feed(plain))
         return b"".join(shown) if self.rewrites else data
 
     def finish(self) -> bytes:
-        shown = [self._pass(raw, whole) for raw, whole in self._splitter.flush()]
+        shown = self._through(self._splitter.flush())
         return b"".join(shown) if self.rewrites else b""
 
     def reading(self) -> Reading:
@@ -260,6 +260,9 @@ class StreamMeter:
 
     def delivered(self) -> Delivered:
         return self._delivered
+
+    def _through(self, pieces: list[Piece]) -> list[bytes]:
+        return [self._pass(raw, whole) for raw, whole in pieces]
 
     def _pass(self, raw: bytes, whole: bool) -> bytes:
         if not whole:
@@ -274,7 +277,7 @@ class StreamMeter:
             self.last_event_seen = self.last_event_seen or data.strip() == DONE
             return raw
         self._note(event, raw)
-        return self._shown(raw, event) if self.rewrites else raw
+        return self._shown(raw, event) if self._hides_usage else raw
 
     def _note(self, event: dict[str, Any], raw: bytes) -> None:
         self._understood = True

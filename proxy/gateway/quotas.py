@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from proxy.errors import Headers, ProxyError, RateLimited
 from proxy.gateway.call import Call
 from proxy.gateway.counters import Bucket, Counter, Counters
 from proxy.gateway.refusal import rate_headers, refusal, too_large
-from proxy.limits import INPUT_KINDS, counts, matches
+from proxy.limits import INPUT_KINDS, SLIDING_MS, counts, matches
 from proxy.model import Caller, Limit, Settlement, Unit, Window
 
 #: Accounts (of a subject and a key) that are kept in memory; beyond it all are forgotten, and read again when needed.
 ACCOUNTS_MAX = 50_000
 #: Requests that may wait for room at the same time. Each of them looks again whenever something is given back.
 WAITING_MAX = 1_000
+
+#: A stream that sets a maximum is kept to it by its upstream. It is stopped only if it has delivered so many times as
+#: much: an estimate of what was delivered may be off, an upstream that ignores the maximum is.
+_ESTIMATE_FACTOR = 2
 
 #: What of a request an entry counts: the place in `Reservation.amounts`.
 _ONE, _TOTAL, _INPUT, _OUTPUT = range(4)
@@ -67,6 +71,8 @@ class Reservation:
     over_limit: str = ""
     headers: Headers = field(default_factory=list)  #: what its answer tells of the limits by the minute
     cap: int | None = None  #: the output tokens of each choice that it is to be sent on with
+    stop_at: int | None = None  #: the output tokens after which a stream must reserve more; None: it need not
+    stopped_by: str = ""  #: the limit of which nothing was left then
     deferred: bool = False  #: it is settled later, and holds what it may use until then
     settled: bool = False
     ended: bool = False
@@ -74,6 +80,11 @@ class Reservation:
     held: list[tuple[Counter, Bucket, int]] = field(default_factory=list)
     #: Until it has ended: its places among those in flight.
     places: list[tuple[Counter, Bucket, int]] = field(default_factory=list)
+
+    @property
+    def output(self) -> int:
+        """The output tokens that it holds."""
+        return self.amounts[_OUTPUT]
 
 
 class Quotas:
@@ -85,16 +96,19 @@ class Quotas:
         *,
         output_tokens: int,
         caps_output: bool = False,
+        stops_streams: bool = False,
         wait_s: float,
         rate_wait_s: float,
         now_ms: Callable[[], int],
     ) -> None:
         """`output_tokens`: what is reserved where a request sets no maximum; with `caps_output` all that is left of its
-        limits is, and is its maximum. `wait_s`: to wait for others to use less than they have reserved. `rate_wait_s`:
+        limits is, and is its maximum. With `stops_streams` a stream reserves of that what is left, and `more` while it
+        goes on. `wait_s`: to wait for others to use less than they have reserved. `rate_wait_s`:
         to wait for a window by the minute to move on."""
         self._counters = counters
         self._output_tokens = output_tokens
         self._caps_output = caps_output
+        self._stops_streams = stops_streams
         self._wait_s = wait_s
         self._rate_wait_s = rate_wait_s
         self._now_ms = now_ms
@@ -119,12 +133,19 @@ class Quotas:
         account = await self.account(caller)
         now_ms = self._now_ms()
         output, over_limit = self._output(account, call)
-        cap = self._cap(account, call, now_ms) if self._caps_output and call.output.each is None else None
-        if cap is not None:
-            output = cap * call.output.choices
+        cap = None
+        is_stoppable = self._stops_streams and call.streamed and _limits_output(account, call.model)
+        if call.output.each is None and (is_stoppable or self._caps_output):
+            left = self._left(account, call, now_ms)
+            if is_stoppable:
+                output = min(output, max(1, left or 1) * call.output.choices)
+            elif left is not None and left > 0:
+                cap, output = left, left * call.output.choices
         # Of some requests (images, speech) no tokens are known before: one is, so that a limit that is spent holds.
         amounts = (1, max(1, call.input_tokens + output), call.input_tokens, output)
         reservation = Reservation(caller, call.model, amounts, now_ms, over_limit, cap=cap)
+        if is_stoppable:
+            reservation.stop_at = output if call.output.each is None else output * _ESTIMATE_FACTOR
         if account.entries:
             error, entry = self._try(account, reservation, now_ms)
             if error is not None:
@@ -134,6 +155,28 @@ class Quotas:
                 reservation.headers = rate_headers(account.rates, now_ms)
         self._live[call.arrival.id] = reservation
         return reservation
+
+    async def more(self, reservation: Reservation, limits: tuple[Limit, ...], tokens: int) -> int:
+        """Reserve more output, in all of the `limits` that count it or in none. How much: up to `tokens`, as is left.
+
+        Raises `sqlite3.Error`.
+        """
+        account = await self.account(replace(reservation.caller, limits=limits))
+        now_ms = self._now_ms()
+        entries = [one for one in account.entries if one.amount_at in (_TOTAL, _OUTPUT)]
+        entries = [one for one in entries if one.counts(reservation.model) and _is_in(one, reservation.time_ms, now_ms)]
+        for entry in entries:
+            left = entry.value - entry.counter.used - entry.counter.reserved
+            if not entry.soft and left < tokens:
+                tokens = left
+                reservation.stopped_by = f"{entry.limit.counted.name} of {entry.value:,} ({entry.limit.origin})"
+        if tokens <= 0 or reservation.settled:
+            return 0
+        for entry in entries:
+            _hold(reservation, entry, tokens)
+        one, total, given, output = reservation.amounts
+        reservation.amounts = (one, total + tokens, given, output + tokens)
+        return tokens
 
     def release(self, request_id: str, reservation: Reservation) -> None:
         """The request has ended."""
@@ -195,7 +238,7 @@ class Quotas:
             entry = Entry(Limit(counted, 0, ""), counter)
             is_over = one.ended if entry.is_place else one.settled
             if owner == counted.owner and counts(counted, one.model) and not is_over:
-                _hold(one, entry)
+                _hold(one, entry, one.amounts[entry.amount_at])
 
     def _output(self, account: Account, call: Call) -> tuple[int, str]:
         """The output tokens to reserve, and the soft limit that they pass. Raises `InvalidRequest`."""
@@ -213,8 +256,8 @@ class Quotas:
                 raise too_large(limit, each)
         return most * call.output.choices, over_limit
 
-    def _cap(self, account: Account, call: Call, now_ms: int) -> int | None:
-        """The output tokens of each choice that its limits leave; None: none limits it, or nothing is left."""
+    def _left(self, account: Account, call: Call, now_ms: int) -> int | None:
+        """The output tokens of each choice that its limits leave, less than none maybe; None: none limits it."""
         rooms = [limit.value for limit in account.largest if counts(limit.counted, call.model)]
         for entry in account.entries:
             if entry.soft or entry.amount_at not in (_TOTAL, _OUTPUT) or not entry.counts(call.model):
@@ -222,8 +265,7 @@ class Quotas:
             entry.counter.move(now_ms)
             room = entry.value - entry.counter.used - entry.counter.reserved
             rooms.append((room - call.input_tokens * (entry.amount_at == _TOTAL)) // call.output.choices)
-        cap = min(rooms, default=0)
-        return cap if cap > 0 else None
+        return min(rooms, default=None)
 
     # Reservations
 
@@ -258,7 +300,7 @@ class Quotas:
         reservation.time_ms = now_ms
         for entry in account.entries:
             if not entry.model or entry.counts(model):
-                _hold(reservation, entry)
+                _hold(reservation, entry, amounts[entry.amount_at])
         return None, None
 
     async def _wait(self, account: Account, reservation: Reservation, error: ProxyError, entry: Entry) -> int:
@@ -295,9 +337,21 @@ class Quotas:
         return free_in_s + 0.001 if waited_s + free_in_s <= self._rate_wait_s else 0.0
 
 
-def _hold(reservation: Reservation, entry: Entry) -> None:
+def _limits_output(account: Account, model: str) -> bool:
+    """Whether a hard limit counts the output of this model."""
+    return any(not one.soft and one.amount_at in (_TOTAL, _OUTPUT) and one.counts(model) for one in account.entries)
+
+
+def _is_in(entry: Entry, time_ms: int, now_ms: int) -> bool:
+    """Whether what arrived then still counts; what belongs to a window that is over is limited by none."""
+    entry.counter.move(now_ms)
+    if entry.counter.counted.window is Window.MINUTE:
+        return time_ms > now_ms - SLIDING_MS
+    return time_ms >= entry.counter.start_ms
+
+
+def _hold(reservation: Reservation, entry: Entry, amount: int) -> None:
     """Of what a request may use, what this entry counts. In-lined as far as it goes: there may be many entries."""
-    amount = reservation.amounts[entry.amount_at]
     counter = entry.counter
     time_ms = reservation.time_ms
     bucket = counter.latest

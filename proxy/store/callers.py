@@ -58,6 +58,8 @@ class Callers:
     async def limits(self, tenant_id: str, key_id: str) -> tuple[Limit, ...]:
         """What a subject may use with a key. The same object until something changes. Raises `LedgerUnavailable`."""
         with self._guarded():
+            if self._monotonic() - self._checked_at >= _STALE_S:
+                self._check_revision()
             known = self._limits.get((tenant_id, key_id))
             return self._look_up_limits(tenant_id, key_id) if known is None else known
 

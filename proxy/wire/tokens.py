@@ -44,7 +44,7 @@ class ByBytes:
     name = "bytes/4"
 
     def count(self, text: str) -> int:
-        return (_bytes_of(text) + 3) // 4
+        return (bytes_of(text) + 3) // 4
 
 
 BY_BYTES = ByBytes()
@@ -81,7 +81,7 @@ def _bare(model: str) -> str:
     return model.lower().rpartition("/")[2].removeprefix("ft:")
 
 
-def _bytes_of(text: str) -> int:
+def bytes_of(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
 
 

@@ -55,10 +55,18 @@ def quotas(
     clock: Clock | None = None,
     *,
     caps_output: bool = False,
+    stops_streams: bool = False,
     wait_s: float = 0.0,
     rate_wait_s: float = 0.0,
 ) -> Quotas:
     clock = clock or Clock()
     counters = Counters(spending or Spending(), Calendar(), clock())
-    waits = {"wait_s": wait_s, "rate_wait_s": rate_wait_s}
-    return Quotas(counters, output_tokens=100, caps_output=caps_output, now_ms=clock, **waits)
+    return Quotas(
+        counters,
+        output_tokens=100,
+        caps_output=caps_output,
+        stops_streams=stops_streams,
+        wait_s=wait_s,
+        rate_wait_s=rate_wait_s,
+        now_ms=clock,
+    )

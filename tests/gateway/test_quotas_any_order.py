@@ -46,6 +46,7 @@ class Live:
     reservation: Reservation
     time_ms: int
     settled: bool = False
+    more: int = 0  #: output that was reserved later
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -119,22 +120,19 @@ class AnyOrder(RuleBasedStateMachine):
         )
 
     def reserved(self, counted: Counted) -> int:
-        start_ms, end_ms = self.calendar.bounds(counted.window, self.now_ms, counted.anchor_ms)
-        if counted.window is Window.MINUTE:
-            start_ms, end_ms = start_ms - start_ms % 1000 + 1000, end_ms + 1
         return sum(
-            self.amount(counted, one.call)
+            self.amount(counted, one.call, one.more)
             for one in self.live
-            if start_ms <= one.time_ms < end_ms and not (one.settled and counted.unit is not Unit.INFLIGHT)
+            if self.is_in(counted, one.time_ms) and not (one.settled and counted.unit is not Unit.INFLIGHT)
             if counted.owner in (one.call.caller.subject, one.call.caller.key_id)
         )
 
-    def amount(self, counted: Counted, call: Call) -> int:
+    def amount(self, counted: Counted, call: Call, more: int = 0) -> int:
         if not counts(counted, call.model):
             return 0
         if counted.unit is not Unit.TOKENS:
             return 1
-        output = (7 if call.output.each is None else call.output.each) * call.output.choices
+        output = (7 if call.output.each is None else call.output.each) * call.output.choices + more
         if not counted.kind:
             return max(1, call.input_tokens + output)
         return call.input_tokens if counted.kind in INPUT_KINDS else output
@@ -177,6 +175,29 @@ class AnyOrder(RuleBasedStateMachine):
             one.settled = True
         if not stays:
             self._end(one)
+
+    @precondition(lambda self: any(not one.settled for one in self.live))
+    @rule(data=st.data(), wanted=st.integers(1, 200))
+    def reserve_more(self, data: st.DataObject, wanted: int) -> None:
+        """A stream goes on beyond what it has reserved."""
+        one = data.draw(st.sampled_from([one for one in self.live if not one.settled]))
+        limits = self.caller(one.call.caller.subject).limits
+        left = [
+            limit.value - self.used(limit.counted) - self.reserved(limit.counted)
+            for limit in limits
+            if limit.counted.unit is Unit.TOKENS and not limit.soft and counts(limit.counted, one.call.model)
+            if self.is_in(limit.counted, one.time_ms)
+        ]
+        more = self.do(self.quotas.more(one.reservation, limits, wanted))
+        assert more == max(0, min([wanted, *left]))
+        one.more += more
+
+    def is_in(self, counted: Counted, time_ms: int) -> bool:
+        """Whether what arrived then counts now."""
+        start_ms, end_ms = self.calendar.bounds(counted.window, self.now_ms, counted.anchor_ms)
+        if counted.window is Window.MINUTE:
+            start_ms, end_ms = start_ms - start_ms % 1000 + 1000, end_ms + 1
+        return start_ms <= time_ms < end_ms
 
     @precondition(lambda self: self.live)
     @rule(data=st.data())

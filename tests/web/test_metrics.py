@@ -55,7 +55,7 @@ def test_a_fresh_server_counts_nothing_and_is_up(tmp_path: Path) -> None:
         samples = scrape(server)
     assert value(samples, "ledger_up") == 1
     assert labelled(samples, "settlements_total") == {}
-    assert len([1 for name, _ in samples if name == "tollgate_settlements_total"]) == 21, "each is there from the start"
+    assert len([1 for name, _ in samples if name == "tollgate_settlements_total"]) == 24, "each is there from the start"
     assert not [name for name, _ in samples if "deliveries" in name], "there is no sink"
     assert samples["process_resident_memory_bytes", frozenset()] > 1_000_000
 
