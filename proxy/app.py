@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import AsyncExitStack
+from functools import partial
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.agent.endpoint import ENDPOINTS, Agent
+from proxy.billing.entitlements import entitlements_of
 from proxy.delivery.relay import Relay
 from proxy.delivery.sinks import sink_for
 from proxy.delivery.sinks.counted import CountedSink
@@ -17,6 +19,7 @@ from proxy.errors import ConfigurationError, StoreError
 from proxy.gateway.admit import Admission
 from proxy.gateway.auth import Authenticator
 from proxy.gateway.counters import Counters
+from proxy.gateway.entitlements import Entitlements
 from proxy.gateway.followup import Followup
 from proxy.gateway.handle import Gateway
 from proxy.gateway.ownership import Ownership, allowed_references
@@ -33,7 +36,7 @@ from proxy.store.commit import GroupCommit
 from proxy.store.database import Database
 from proxy.store.holds import Holds
 from proxy.store.lease import FileLease
-from proxy.store.outbox import Outbox
+from proxy.store.outbox import Outbox, undelivered
 from proxy.store.owned import Owned
 from proxy.store.reader import Reader
 from proxy.store.tenants import create_key, create_tenant, has_tenants, keys, revoke_key
@@ -84,6 +87,12 @@ class App:
         self._owned = Owned(self.database, self.commit, _now_ms)
         self._holds = Holds(self.database.path)
         self._calendar = Calendar.of(settings.limits.time_zone)
+        self._engine = entitlements_of(settings.entitlements, settings.sink)
+        self._backlog = Reader(self.database)
+        self._entitlements: Entitlements | None = None
+        if self._engine is not None:
+            backlog = partial(self._backlog.read, undelivered)
+            self._entitlements = Entitlements(self._engine, settings.entitlements, backlog, self._forget_accounts)
         self.quotas = Quotas(
             Counters(self.commit, self._calendar, _now_ms()),
             output_tokens=settings.limits.output_tokens,
@@ -92,9 +101,11 @@ class App:
             wait_s=settings.limits.wait_s,
             rate_wait_s=settings.limits.rate_wait_s,
             now_ms=_now_ms,
+            entitled=None if self._entitlements is None else self._entitlements.limit_of,
         )
-        self.commit.recorded_elsewhere = self.quotas.settled_elsewhere
-        self.admission = Admission(self.commit, self._holds, self.quotas)
+        self.commit.recorded_elsewhere = self._recorded_elsewhere
+        entitled = None if self._entitlements is None else self._entitlements.check
+        self.admission = Admission(self.commit, self._holds, self.quotas, entitled)
         sink = sink_for(settings.sink)
         self._sink = None if sink is None else CountedSink(sink)
         self._tally = Tally()
@@ -127,8 +138,6 @@ class App:
     async def start(self) -> None:
         """Start the parts; what has started is stopped in the reverse order."""
         settings = self.settings
-        if settings.limits.stop_streams:
-            await asyncio.to_thread(tokenizer_for, "")  # streams are counted in the loop, which must not load it
         rescue = Rescue(self._holds, self.commit, self._recorded)
         # The last to stop: a request keeps its trace until the ledger has taken its settlement, or told why not.
         self._running.push_async_callback(rescue.stop)
@@ -138,6 +147,7 @@ class App:
         self._running.callback(self._callers.close)
         self._running.callback(self._owned.close)
         rescue.start()
+        await self._start_limits()
         if self._sink is not None and self._relay is not None:
             self._running.callback(self._outbox.close)
             self._running.push_async_callback(self._sink.close)
@@ -178,10 +188,12 @@ class App:
         watch = Watch(self.database, has_sink=self._sink is not None)
         watch.start()
         self._running.push_async_callback(watch.stop)
-        readiness = Readiness(self.commit, watch, None if self._relay is None else self._delivery_trouble)
+        trouble = None if self._relay is None else self._delivery_trouble
+        readiness = Readiness(self.commit, watch, trouble, self._entitlements)
         counted = Counted(
             *(self.admission, gateway, settler, self._tally, self.commit, watch, self._sink),
             connections=lambda: pool.connections,
+            entitlements=self._entitlements,
         )
         token = settings.admin_token
         metrics = Metrics(counted, "" if token is None else token.get_secret_value())
@@ -189,6 +201,15 @@ class App:
         self._running.push_async_callback(reader.stop)
         usage = Usage(gateway, self.quotas, reader, self._calendar, settings.limits.time_zone, _now_ms)
         self._web = create_web(readiness, metrics, usage, agent)
+
+    async def _start_limits(self) -> None:
+        if self.settings.limits.stop_streams:
+            await asyncio.to_thread(tokenizer_for, "")  # streams are counted in the loop, which must not load it
+        if self._engine is not None and self._entitlements is not None:
+            self._running.push_async_callback(self._backlog.stop)
+            self._running.push_async_callback(self._engine.close)
+            self._entitlements.start()
+            self._running.push_async_callback(self._entitlements.stop)
 
     async def stop(self) -> None:
         """Stop the parts. Every settlement that was begun is on disk when this returns."""
@@ -203,9 +224,19 @@ class App:
 
     def _recorded(self, settlement: Settlement) -> None:
         self.quotas.settled(settlement)
+        if self._entitlements is not None:
+            self._entitlements.settled(settlement)
         self._tally.add(settlement)
         if self._relay is not None:
             self._relay.wake()
+
+    def _recorded_elsewhere(self, found: list[Settlement] | None) -> None:
+        self.quotas.settled_elsewhere(found)
+        if self._entitlements is not None:
+            self._entitlements.settled_elsewhere(found)
+
+    def _forget_accounts(self) -> None:
+        self.quotas.forget()
 
     def _delivery_trouble(self) -> str:
         return "" if self._relay is None else self._relay.trouble

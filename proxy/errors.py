@@ -23,6 +23,7 @@ TollgateError
 │   ├── ClientGone              499  the client left before its request was sent on; nobody sees this
 │   ├── NotMeterable            501  a route that would get around the meter
 │   ├── TooManyConnections      503
+│   ├── EntitlementUnknown      503  nobody knows what the metering engine grants, and that is not to be guessed
 │   ├── LedgerUnavailable       503  no event could be written, so nothing new is served
 │   ├── ShuttingDown            503  stopped before the answer began, and after the grace period
 │   └── UpstreamError           the upstream's fault
@@ -192,6 +193,14 @@ class QuotaExceeded(ProxyError):
 
     def headers(self) -> Headers:
         return [(b"x-should-retry", b"false")]  # the SDKs obey it
+
+
+class EntitlementUnknown(ProxyError):
+    status = 503
+    code = "entitlement_unknown"
+
+    def headers(self) -> Headers:
+        return [(b"retry-after", b"5")]
 
 
 class ClientGone(_ClientError):

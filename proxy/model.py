@@ -205,6 +205,23 @@ class Limit:
     soft: bool = False
 
 
+#: The scope of what a metering engine grants, and not this ledger.
+ENGINE = "engine"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a metering engine grants one of its customers of one feature.
+
+    `metered`: it depends on what is used. `balance` is the tokens that are left; None where it tells none, or where
+    what is beyond is granted as well.
+    """
+
+    granted: bool
+    metered: bool = False
+    balance: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """The authenticated key of a tenant, with all that admission needs to know of both.

@@ -197,6 +197,27 @@ class LimitSettings(_Section):
     """Seconds to wait, where a request fits as soon as a limit by the minute has moved on."""
 
 
+class EntitlementSettings(_Section):
+    """What OpenMeter or Konnect grants those tenants that are its customers."""
+
+    feature: str = Field("", pattern=r"^([a-z0-9]+(_[a-z0-9]+)*)?$", max_length=64)
+    """The key of the feature that requests need, which counts tokens. Empty: nobody is asked."""
+    url: _Url | None = Field(None, repr=False)
+    """Base URL of the API that is asked. Empty: that of the sink (`KONNECT_API_URL`)."""
+    token: _Token | None = None
+    """A token that may read customers and entitlements. Empty: that of the sink (`KONNECT_TOKEN`)."""
+    dialect: Literal["", "v3", "v1"] = ""
+    """`v1` (OpenMeter) tells what is left, `v3` (Konnect) only whether anything is. Empty: by the end of the URL."""
+    refresh_s: float = Field(30, ge=0.1)
+    """Seconds until an answer is asked for anew, for a tenant that sends requests."""
+    stale_s: float = Field(300, ge=0.1)
+    """Seconds that an answer holds while there is no newer one."""
+    lag_s: float = Field(10, ge=0)
+    """Seconds until what was delivered is in the engine's answers."""
+    when_unknown: Literal["allow", "refuse"] = "allow"
+    """What holds while nobody knows: the limits that are set here alone, or 503."""
+
+
 class AgentSettings(_Section):
     """The agent layer (`/api/generate`, `/api/summarize`, `/api/analyze`)."""
 
@@ -222,6 +243,7 @@ class Settings(_Section):
     sink: SinkSettings = SinkSettings()
     agent: AgentSettings = AgentSettings()
     limits: LimitSettings = LimitSettings()
+    entitlements: EntitlementSettings = EntitlementSettings()
 
     @property
     def uses_sandbox(self) -> bool:

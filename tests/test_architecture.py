@@ -41,6 +41,7 @@ MAY_IMPORT = {
         "gateway",
         "delivery",
         "agent",
+        "billing",
         "web",
     },
     "cli": {"model", "errors", "limits", "instants", "settings", "wire", "store", "delivery", "billing", "web", "app"},

@@ -31,6 +31,10 @@ OTHER: dict[str, str] = {
     "limits.time_zone": "Europe/Berlin",
     "limits.cap_output": "true",
     "limits.stop_streams": "true",
+    "entitlements.feature": "ai_tokens",
+    "entitlements.url": "http://localhost:8888/api/v1",
+    "entitlements.dialect": "v1",
+    "entitlements.when_unknown": "refuse",
 }
 
 
@@ -255,7 +259,7 @@ def test_settings_are_frozen() -> None:
 def test_secrets_show_neither_in_repr_nor_in_str(tmp_path: Path) -> None:
     secrets = [keys for keys in known_keys() if "key" in keys[-1] or "token" in keys[-1].split("_")]
     secrets = [keys for keys in secrets if keys[-1] != "token_limit_field"]
-    assert len(secrets) == 4
+    assert len(secrets) == 5
     settings = load({variable(keys): f"canary-{keys[-1]}" for keys in secrets}, directory=tmp_path)
     assert all(value_of(settings, keys) == f"canary-{keys[-1]}" for keys in secrets)
     for shown in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.upstream)):
@@ -292,7 +296,14 @@ def explanation(keys: tuple[str, ...]) -> str | None:
 
 def test_the_example_names_every_key_with_its_default_and_explanation(tmp_path: Path) -> None:
     text = EXAMPLE.read_text()
-    assert tomllib.loads(text) == {"upstream": {}, "server": {}, "sink": {}, "agent": {}, "limits": {}}
+    assert tomllib.loads(text) == {
+        "upstream": {},
+        "server": {},
+        "sink": {},
+        "agent": {},
+        "limits": {},
+        "entitlements": {},
+    }
     uncommented = re.sub(r"^# (?=[a-z_]+ = )", "", text, flags=re.MULTILINE)
     path = tmp_path / "all.toml"
     path.write_text(uncommented)

@@ -37,8 +37,8 @@ _SAID_CHARS_MAX = 500
 _NUMBERED_PAGES_MAX = 1_000
 _MEND = {
     401: "the token is missing, wrong or expired",
-    403: "the token may not read (on Konnect the role Ingest may only send): give this command another one that may, "
-    "in KONNECT_TOKEN",
+    403: "the token may not read (on Konnect the role Ingest may only send): use one that may; commands take it "
+    "from KONNECT_TOKEN, a server from TOLLGATE_ENTITLEMENTS__TOKEN",
     404: "nothing is there; check the base URL (KONNECT_API_URL)",
     405: "nothing is there; check the base URL (KONNECT_API_URL)",
 }
@@ -58,12 +58,13 @@ class OpenMeter:
         *,
         token: str = "",
         timeout_s: float = 60.0,
+        tries: int = TRIES,
         sleep: Sleep = asyncio.sleep,
         random: Callable[[], float] = random_module.random,
         now: Callable[[], float] = time.time,
     ) -> None:
         """`base_url` as `sink.konnect_api_url` has it. `token` is sent as Bearer; without one, `user:password@` of the
-        URL as Basic. `timeout_s` bounds each try; `now` is unix seconds, for a Retry-After that is a date.
+        URL as Basic. `timeout_s` bounds each of the `tries`; `now` is unix seconds, for a Retry-After that is a date.
 
         Raises `ConfigurationError` for a URL that cannot be one.
         """
@@ -78,6 +79,7 @@ class OpenMeter:
         #: Where it is, without anything secret.
         self.url = str(given.copy_with(userinfo=b"", query=None, fragment=None)).rstrip("/")
         self._timeout_s = timeout_s
+        self._tries = tries
         self._sleep = sleep
         self._random = random
         self._now = now
@@ -132,7 +134,7 @@ class OpenMeter:
 
     async def _ask(self, method: str, path: str, parameters: Parameters | None, body: Document | None) -> Document:
         backoff = Backoff(WAIT_MAX_S, self._random)
-        for left in reversed(range(TRIES)):
+        for left in reversed(range(self._tries)):
             try:
                 return await self._try(method, path, parameters, body)
             except EngineUnavailable as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -73,8 +73,16 @@ class Hold:
 class Admission:
     """Checks the key's model list, the ledger's health and the limits, and knows what is in flight."""
 
-    def __init__(self, ledger: LedgerHealth, traces: Traces, quotas: Quotas) -> None:
+    def __init__(
+        self,
+        ledger: LedgerHealth,
+        traces: Traces,
+        quotas: Quotas,
+        entitled: Callable[[str], Awaitable[None]] | None = None,
+    ) -> None:
+        """`entitled` raises what it refuses a subject for that a metering engine grants nothing."""
         self._ledger = ledger
+        self._entitled = entitled
         self._traces = traces
         self._quotas = quotas
         self._in_flight = 0
@@ -84,7 +92,8 @@ class Admission:
     async def reserve(self, call: Call, known: Known) -> Hold:
         """Admit a call. `release` must follow. `known` is how it would be settled, by all that is known but its limits.
 
-        Raises `Forbidden` (403), `LedgerUnavailable` (503), `RateLimited`, `QuotaExceeded` (429) or `InvalidRequest`.
+        Raises `Forbidden` (403), `LedgerUnavailable` (503), `EntitlementUnknown` (503), `RateLimited`, `QuotaExceeded`
+        (429) or `InvalidRequest`.
         """
         slot = reservation = None
         if call.metered:
@@ -93,6 +102,8 @@ class Admission:
                 named = f"the model '{call.model}'" if call.model else "a request that names no model"
                 raise Forbidden(f"Your API key does not allow {named}.", param="model", code="model_not_allowed")
             self._ledger.check()
+            if self._entitled is not None:
+                await self._entitled(call.caller.subject)
             reservation = await self._reserve(call)
             settlement = known(reservation.time_ms, reservation.over_limit)
             try:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from proxy.errors import Headers, ProxyError, RateLimited
 from proxy.gateway.call import Call
 from proxy.gateway.counters import Bucket, Counter, Counters
-from proxy.gateway.refusal import rate_headers, refusal, too_large
-from proxy.limits import INPUT_KINDS, SLIDING_MS, counts, matches
+from proxy.gateway.refusal import rate_headers, refusal, told, too_large
+from proxy.limits import INPUT_KINDS, SLIDING_MS, VALUE_MAX, counts, matches
 from proxy.model import Caller, Limit, Settlement, Unit, Window
 
 #: Accounts (of a subject and a key) that are kept in memory; beyond it all are forgotten, and read again when needed.
@@ -45,6 +45,11 @@ class Entry:
             self.amount_at = _TOTAL
         else:
             self.amount_at = _INPUT if counted.kind in INPUT_KINDS else _OUTPUT
+
+    @property
+    def binds(self) -> bool:
+        """Whether it can be reached at all: not where an engine grants without end, or is not asked."""
+        return self.counter.used > -VALUE_MAX
 
     def counts(self, model: str) -> bool:
         return not self.model or matches(self.model, model)
@@ -100,11 +105,13 @@ class Quotas:
         wait_s: float,
         rate_wait_s: float,
         now_ms: Callable[[], int],
+        entitled: Callable[[str], tuple[Limit, Counter]] | None = None,
     ) -> None:
         """`output_tokens`: what is reserved where a request sets no maximum; with `caps_output` all that is left of its
         limits is, and is its maximum. With `stops_streams` a stream reserves of that what is left, and `more` while it
         goes on. `wait_s`: to wait for others to use less than they have reserved. `rate_wait_s`:
-        to wait for a window by the minute to move on."""
+        to wait for a window by the minute to move on. `entitled`: the limit of a subject that is not
+        counted by this ledger."""
         self._counters = counters
         self._output_tokens = output_tokens
         self._caps_output = caps_output
@@ -112,6 +119,7 @@ class Quotas:
         self._wait_s = wait_s
         self._rate_wait_s = rate_wait_s
         self._now_ms = now_ms
+        self._entitled = entitled
         self._accounts: dict[tuple[str, str], Account] = {}
         self._live: dict[str, Reservation] = {}
         self._waiting = 0
@@ -169,7 +177,7 @@ class Quotas:
             left = entry.value - entry.counter.used - entry.counter.reserved
             if not entry.soft and left < tokens:
                 tokens = left
-                reservation.stopped_by = f"{entry.limit.counted.name} of {entry.value:,} ({entry.limit.origin})"
+                reservation.stopped_by = told(entry.limit)
         if tokens <= 0 or reservation.settled:
             return 0
         for entry in entries:
@@ -213,14 +221,15 @@ class Quotas:
     async def _open(self, caller: Caller) -> Account:
         if len(self._accounts) >= ACCOUNTS_MAX:
             self.forget()
+        granted = () if self._entitled is None else (self._entitled(caller.subject),)
         limits = [one for one in caller.limits if one.counted.unit is not Unit.MAX_TOKENS]
         owners = (("tenant", caller.subject), ("key", caller.key_id))
         counters = await self._counters.open([one.counted for one in limits], owners, self._now_ms())
-        for counter in counters:
+        pairs = (*zip(limits, counters, strict=True), *granted)
+        for _, counter in pairs:
             if not counter.adopted:
                 counter.adopted = True
                 self._adopt(counter)
-        pairs = tuple(zip(limits, counters, strict=True))
         account = Account(
             caller.limits,
             tuple(Entry(limit, counter) for limit, counter in pairs),
@@ -234,7 +243,7 @@ class Quotas:
         """A counter is new: what is in flight already counts in it as well."""
         counted = counter.counted
         for one in self._live.values():
-            owner = one.caller.subject if counted.scope == "tenant" else one.caller.key_id
+            owner = one.caller.key_id if counted.scope == "key" else one.caller.subject
             entry = Entry(Limit(counted, 0, ""), counter)
             is_over = one.ended if entry.is_place else one.settled
             if owner == counted.owner and counts(counted, one.model) and not is_over:
@@ -260,7 +269,8 @@ class Quotas:
         """The output tokens of each choice that its limits leave, less than none maybe; None: none limits it."""
         rooms = [limit.value for limit in account.largest if counts(limit.counted, call.model)]
         for entry in account.entries:
-            if entry.soft or entry.amount_at not in (_TOTAL, _OUTPUT) or not entry.counts(call.model):
+            is_output = entry.amount_at in (_TOTAL, _OUTPUT)
+            if entry.soft or not is_output or not entry.counts(call.model) or not entry.binds:
                 continue
             entry.counter.move(now_ms)
             room = entry.value - entry.counter.used - entry.counter.reserved
@@ -339,7 +349,8 @@ class Quotas:
 
 def _limits_output(account: Account, model: str) -> bool:
     """Whether a hard limit counts the output of this model."""
-    return any(not one.soft and one.amount_at in (_TOTAL, _OUTPUT) and one.counts(model) for one in account.entries)
+    hard = (one for one in account.entries if not one.soft and one.amount_at in (_TOTAL, _OUTPUT))
+    return any(one.counts(model) and one.binds for one in hard)
 
 
 def _is_in(entry: Entry, time_ms: int, now_ms: int) -> bool:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from proxy.errors import Headers, InvalidRequest, ProxyError, QuotaExceeded, RateLimited
 from proxy.gateway.counters import Counter
 from proxy.limits import SLIDING_MS
-from proxy.model import Limit, Unit, Window
+from proxy.model import ENGINE, Limit, Unit, Window
 
 #: Refused for a while; what is refused for longer is a quota, for which clients should not ask again.
 _RATES = (Window.MINUTE, Window.HOUR)
@@ -19,11 +19,14 @@ _BUSY_RETRY_S = 1
 def refusal(limit: Limit, counter: Counter, needed: int, now_ms: int) -> ProxyError:
     """The error for a request that needs more than what is left, or than what others have not reserved."""
     counted = limit.counted
-    what = f"{limit.counted.name} of {limit.value:,} ({limit.origin})"
+    what = told(limit)
     if counted.unit is Unit.INFLIGHT:
         message = f"You have {counter.reserved} requests in flight, and may have {limit.value} ({limit.origin})."
         return RateLimited(f"{message} Try again when one has ended.", "requests", retry_after_s=_BUSY_RETRY_S)
     left = max(0, limit.value - counter.used)
+    if counted.scope == ENGINE and needed > left:
+        message = f"Your plan's {limit.origin} has {left:,} tokens left, and this request needs {needed:,}."
+        return QuotaExceeded(f"{message} Ask for less, such as a smaller max_tokens, or wait for its next period.")
     used = f"used {counter.used:,}, left {left:,}"
     if needed <= left:
         message = f"Limit {what}: {used}, of which requests in flight have reserved {counter.reserved:,}."
@@ -39,6 +42,13 @@ def refusal(limit: Limit, counter: Counter, needed: int, now_ms: int) -> ProxyEr
     if counted.window is Window.TOTAL:
         return QuotaExceeded(f"{message} It does not renew by itself: ask whoever runs this service for more.")
     return QuotaExceeded(f"{message} It renews at {_instant(free_at_ms)}.")
+
+
+def told(limit: Limit) -> str:
+    """A limit as people are told of it."""
+    if limit.counted.scope == ENGINE:
+        return limit.origin
+    return f"{limit.counted.name} of {limit.value:,} ({limit.origin})"
 
 
 def too_large(limit: Limit, asked: int) -> InvalidRequest:

@@ -39,6 +39,11 @@ def pending(connection: sqlite3.Connection, limit: int, *, newest: bool = False)
     return [settlement_of(row) for row in connection.execute(query, (limit,))]
 
 
+def undelivered(connection: sqlite3.Connection) -> dict[str, int]:
+    """The tokens of what is pending, by subject. Takes time in proportion to how much that is."""
+    return dict(connection.execute(queries.UNDELIVERED).fetchall())
+
+
 def move(
     connection: sqlite3.Connection, before: EventState, after: EventState, ids: Sequence[str], *noted: str | int
 ) -> int:

@@ -78,6 +78,12 @@ PENDING_COUNT = """
     FROM events INDEXED BY events_pending WHERE state = 'pending'
 """
 
+# The tokens of pending events, by subject.
+UNDELIVERED = f"""
+    SELECT subject, sum({" + ".join(BUCKETS)}) FROM events INDEXED BY events_pending
+    WHERE state = 'pending' GROUP BY subject
+"""
+
 # Dead letters, and those of them that a person gave up.
 DEAD_COUNT = "SELECT count(*) FROM events INDEXED BY events_dead WHERE state = 'dead'"
 DISCARDED_COUNT = "SELECT count(*) FROM events INDEXED BY events_discarded WHERE state = 'discarded'"

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse
 from proxy.delivery.watch import Watch
 from proxy.errors import LedgerUnavailable
 from proxy.gateway.admit import LedgerHealth
+from proxy.gateway.entitlements import Entitlements
 
 
 async def healthz(_: Request) -> JSONResponse:
@@ -20,20 +21,35 @@ async def healthz(_: Request) -> JSONResponse:
 class Readiness:
     """200 while new requests are served, else 503. Trouble with the sink is told, and makes nobody wait.
 
-    `delivery_trouble` tells it; None where there is no sink.
+    `delivery_trouble` tells it; None where there is no sink. `entitlements` are None where nobody is asked for
+    them.
     """
 
-    def __init__(self, ledger: LedgerHealth, watch: Watch, delivery_trouble: Callable[[], str] | None) -> None:
+    def __init__(
+        self,
+        ledger: LedgerHealth,
+        watch: Watch,
+        delivery_trouble: Callable[[], str] | None,
+        entitlements: Entitlements | None = None,
+    ) -> None:
         self._ledger = ledger
         self._watch = watch
+        self._entitlements = entitlements
         self._delivery_trouble = delivery_trouble
 
     async def readyz(self, _: Request) -> JSONResponse:
         try:
             self._ledger.check()
         except LedgerUnavailable as error:
-            return JSONResponse({"status": "unavailable", "ledger": str(error), "delivery": self._delivery()}, 503)
-        return JSONResponse({"status": "ready", "ledger": "ok", "delivery": self._delivery()})
+            return JSONResponse({"status": "unavailable", "ledger": str(error), **self._others()}, 503)
+        return JSONResponse({"status": "ready", "ledger": "ok", **self._others()})
+
+    def _others(self) -> dict[str, Any]:
+        told = {"delivery": self._delivery()}
+        if self._entitlements is not None:
+            trouble = self._entitlements.trouble
+            told["entitlements"] = {"state": "failing" if trouble else "ok", "trouble": trouble}
+        return told
 
     def _delivery(self) -> dict[str, Any]:
         watch = self._watch

@@ -22,6 +22,7 @@ from proxy.delivery.watch import Watch
 from proxy.errors import LedgerUnavailable, Unauthenticated
 from proxy.gateway.admit import Admission
 from proxy.gateway.auth import hide
+from proxy.gateway.entitlements import Entitlements
 from proxy.gateway.handle import Gateway
 from proxy.gateway.settle import Settler
 from proxy.gateway.tally import Tally
@@ -41,6 +42,7 @@ class Counted:
     watch: Watch
     sink: CountedSink | None
     connections: Callable[[], int]
+    entitlements: Entitlements | None = None
 
 
 class Metrics:
@@ -70,6 +72,7 @@ class _Parts(Collector):
         yield from self._requests()
         yield from self._ledger()
         yield from self._delivery()
+        yield from self._entitlements()
 
     def _requests(self) -> Iterator[Metric]:
         counted = self._counted
@@ -119,6 +122,17 @@ class _Parts(Collector):
             deliveries.add_metric([result], sink.batches[result])
         yield deliveries
         yield CounterMetricFamily("tollgate_events_delivered", "Events that the sink has taken.", sink.events)
+
+    def _entitlements(self) -> Iterator[Metric]:
+        asked = self._counted.entitlements
+        if asked is None:
+            return
+        up = not asked.trouble
+        yield _gauge("entitlements_up", "1 while the metering engine answers what it grants.", up)
+        questions = CounterMetricFamily("tollgate_entitlement_questions", "Questions to it.", labels=["result"])
+        for result in ("answered", "failed"):
+            questions.add_metric([result], asked.questions[result])
+        yield questions
 
 
 def _authorization(request: Request) -> bytes:

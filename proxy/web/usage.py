@@ -22,7 +22,7 @@ from proxy.gateway.handle import Gateway
 from proxy.gateway.quotas import Quotas
 from proxy.instants import Period, WrongPeriod, iso
 from proxy.limits import Calendar
-from proxy.model import TIMELESS, Caller, Limit, Window
+from proxy.model import ENGINE, TIMELESS, Caller, Limit, Window
 from proxy.store.reader import Reader
 from proxy.store.usage import Bounds, Group, key_names, parse_groups, report
 from proxy.web.report import counts_json, csv_text, limit_json, lines_json
@@ -137,8 +137,9 @@ class Usage:
     async def _limits(self, caller: Caller) -> list[dict[str, Any]]:
         account = await self._quotas.account(caller)
         now_ms = self._now_ms()
+        own = [entry for entry in account.entries if entry.limit.counted.scope != ENGINE]
         return [
-            *(standing_json(entry.limit, entry.counter, now_ms) for entry in account.entries),
+            *(standing_json(entry.limit, entry.counter, now_ms) for entry in own),
             *(standing_json(limit, None, now_ms) for limit in account.largest),
         ]
 

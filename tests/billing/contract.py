@@ -32,9 +32,11 @@ _DEEP = re.compile(r"(\w+)((?:\[\w+\])+)")
 Operation = tuple[str, str]
 
 
-def faults_of_parameters(operation: Operation, given: Mapping[str, str]) -> list[str]:
-    """What is wrong with a query string, by either description; one that neither has is a fault too."""
-    return [fault for path in DOCUMENTS for fault in _faults_of_parameters(path, operation, given)]
+def faults_of_parameters(
+    operation: Operation, given: Mapping[str, str], documents: tuple[Path, ...] = DOCUMENTS
+) -> list[str]:
+    """What is wrong with a query string, by any of the descriptions; one that they do not have is a fault too."""
+    return [fault for path in documents for fault in _faults_of_parameters(path, operation, given)]
 
 
 def faults_of_question(operation: Operation, question: object) -> list[str]:
@@ -43,16 +45,16 @@ def faults_of_question(operation: Operation, question: object) -> list[str]:
     return [fault for path in DOCUMENTS for fault in _faults(path, where, question)]
 
 
-def faults_of_answer(operation: Operation, answer: object) -> list[str]:
+def faults_of_answer(operation: Operation, answer: object, documents: tuple[Path, ...] = DOCUMENTS) -> list[str]:
     """What is wrong with the body of a 200."""
     where = (*_steps(operation), "responses", "200", "content", "application/json", "schema")
-    return [fault for path in DOCUMENTS for fault in _faults(path, where, answer)]
+    return [fault for path in documents for fault in _faults(path, where, answer)]
 
 
-def excerpt(whole: dict[str, Any]) -> dict[str, Any]:
+def excerpt(whole: dict[str, Any], operations: tuple[Operation, ...] = OPERATIONS) -> dict[str, Any]:
     """The operations of a whole document, with all that they refer to."""
     paths: dict[str, Any] = {}
-    for path, method in OPERATIONS:
+    for path, method in operations:
         operation = whole["paths"][path][method]
         kept = {key: operation[key] for key in ("parameters", "requestBody") if key in operation}
         success = operation["responses"]["200"]["content"]["application/json"]

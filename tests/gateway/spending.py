@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from proxy.gateway.counters import Counters
+from proxy.gateway.counters import Counter, Counters
 from proxy.gateway.quotas import Quotas
 from proxy.limits import SECOND_MS, Calendar, amount_of, counts
-from proxy.model import Counted, Settlement, Unit, Window
+from proxy.model import Counted, Limit, Settlement, Unit, Window
 from proxy.store.spent import Seconds
 
 
@@ -58,6 +58,7 @@ def quotas(
     stops_streams: bool = False,
     wait_s: float = 0.0,
     rate_wait_s: float = 0.0,
+    entitled: Callable[[str], tuple[Limit, Counter]] | None = None,
 ) -> Quotas:
     clock = clock or Clock()
     counters = Counters(spending or Spending(), Calendar(), clock())
@@ -69,4 +70,5 @@ def quotas(
         wait_s=wait_s,
         rate_wait_s=rate_wait_s,
         now_ms=clock,
+        entitled=entitled,
     )

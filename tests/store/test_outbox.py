@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -74,6 +75,19 @@ def test_the_backlog_counts_what_waits_and_what_is_dead(connection: sqlite3.Conn
     outbox.move(connection, EventState.DEAD, EventState.DISCARDED, ["req_4"], "ours")
     assert outbox.backlog(connection) == Backlog(pending=2, dead=1, discarded=1, oldest_ms=TIME_MS + 2)
     assert outbox.recorded(connection) == 5
+
+
+def test_what_waits_is_summed_by_subject(connection: sqlite3.Connection) -> None:
+    assert outbox.undelivered(connection) == {}
+    one, other, third = settlements(3)
+    record(connection, [one, replace(other, subject="other"), third])
+    assert outbox.undelivered(connection) == {
+        one.subject: one.usage.total_tokens + third.usage.total_tokens,
+        "other": other.usage.total_tokens,
+    }
+    outbox.accept(connection, [one.id], now_ms=9)
+    outbox.refuse(connection, other.id, "no")
+    assert outbox.undelivered(connection) == {third.subject: third.usage.total_tokens}
 
 
 def test_an_age_is_whole_seconds_and_never_negative() -> None:
