@@ -112,7 +112,7 @@ def test_a_stream_is_stopped_where_the_balance_is_used_up(tmp_path: Path, engine
     engine.add("user-001", balance=200)
     with entitled(tmp_path, engine.v1, words(1000), TOLLGATE_LIMITS__STOP_STREAMS="true") as server:
         raw = stream(server, server.key())
-        assert b"nothing is left of your limit entitlement ai_tokens\n" in raw
+        assert b": stopped by tollgate, used up: entitlement ai_tokens\n" in raw
         assert events(raw)[-1]["choices"][0]["finish_reason"] == "length"
         one = server.settlement()
         assert one.outcome is Outcome.STOPPED

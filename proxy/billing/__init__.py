@@ -1,1 +1,1 @@
-"""What is asked of the metering engine: what it has of our events, and what its meters make of them."""
+"""What is asked of the metering engine: what it has of our events, what its meters make of them, what it grants."""

@@ -27,7 +27,7 @@ def refusal(limit: Limit, counter: Counter, needed: int, now_ms: int) -> ProxyEr
     if counted.scope == ENGINE and needed > left:
         message = f"Your plan's {limit.origin} has {left:,} tokens left, and this request needs {needed:,}."
         return QuotaExceeded(f"{message} Ask for less, such as a smaller max_tokens, or wait for its next period.")
-    used = f"used {counter.used:,}, left {left:,}"
+    used = f"left {left:,}" if counted.scope == ENGINE else f"used {counter.used:,}, left {left:,}"
     if needed <= left:
         message = f"Limit {what}: {used}, of which requests in flight have reserved {counter.reserved:,}."
         message += f" This request needs {needed:,}. Try again soon."

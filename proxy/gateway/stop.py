@@ -173,7 +173,7 @@ class Stop:
 
     def end(self, usage: Usage) -> bytes:
         """The events that end the stream, and why, as a comment."""
-        why = f": stopped by tollgate: nothing is left of your limit {self._reservation.stopped_by}\n"
+        why = f": stopped by tollgate, used up: {self._reservation.stopped_by}\n"
         return why.encode(errors="replace") + self._closing.events(usage)
 
     async def _goes_on(self, meter: StoppableMeter) -> bool:

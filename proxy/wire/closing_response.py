@@ -100,6 +100,14 @@ class ResponseClosing:
         return not self._ended and self._response.get("background") is not True
 
     def events(self, usage: Usage) -> bytes:
+        try:
+            return self._all(usage)
+        except RecursionError:  # nested deeper than it can be written: the rest of it is enough
+            self._response = {name: self._response.get(name) for name in ("id", "object", "created_at", "model")}
+            self._items.clear()
+            return self._all(usage)
+
+    def _all(self, usage: Usage) -> bytes:
         written: list[bytes] = []
         for index in sorted(self._items):
             item = self._items[index]

@@ -70,6 +70,14 @@ class Granting:
         self.faults: list[str] = []
         self.url = ""
 
+    def forget(self) -> None:
+        """As it was at first."""
+        self.customers.clear()
+        self.asked.clear()
+        self.tokens.clear()
+        self.faults.clear()
+        self.answers = lambda _: None
+
     def add(self, key: str, **given: Any) -> Customer:
         customer = Customer(key, **given, number=len(self.customers) + 1)
         self.customers.append(customer)

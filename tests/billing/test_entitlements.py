@@ -24,13 +24,18 @@ TOKEN = "kpat_S3cretS3cretS3cret"
 DIALECTS = pytest.mark.parametrize("dialect", ["v1", "v3"])
 
 
-@pytest.fixture
-def engine() -> Iterator[Granting]:
-    """One whom nobody may ask what is not described."""
-    engine = Granting()
-    with engine.running():
+@pytest.fixture(scope="module")
+def running() -> Iterator[Granting]:
+    with Granting().running() as engine:
         yield engine
-    assert engine.faults == []
+
+
+@pytest.fixture
+def engine(running: Granting) -> Iterator[Granting]:
+    """One whom nobody may ask what is not described."""
+    running.forget()
+    yield running
+    assert running.faults == []
 
 
 @asynccontextmanager

@@ -324,7 +324,7 @@ async def test_a_grant_is_one_limit_more_of_each_account() -> None:
         who = caller("tokens/total=1000")
         await one.kept.check(who.subject)
         first = await kept.reserve(call(who, tokens=10, output=60))
-        with pytest.raises(RateLimited, match="entitlement ai_tokens: used"):
+        with pytest.raises(RateLimited, match="entitlement ai_tokens: left 100, of which"):
             await kept.reserve(call(who, tokens=10, output=60))
         with pytest.raises(QuotaExceeded, match="Your plan's entitlement ai_tokens has 100 tokens left"):
             await kept.reserve(call(who, tokens=10, output=100))

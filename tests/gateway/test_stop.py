@@ -97,7 +97,7 @@ def test_a_stream_ends_by_its_length_where_the_limit_does_and_what_was_delivered
         key = server.key()
         limit(server.app.database, "tokens/total=300")
         raw = stream(server, key)
-        assert b": stopped by tollgate: nothing is left of your limit tokens/total of 300 (tenant)\ndata: " in raw
+        assert b": stopped by tollgate, used up: tokens/total of 300 (tenant)\ndata: " in raw
         found = events(raw)
         last = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": "length"}
         assert found[-1] == {**HEAD, "id": "chatcmpl-1", "model": "gpt-4o-mini-2024-07-18", "choices": [last]}

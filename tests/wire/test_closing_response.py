@@ -134,6 +134,17 @@ def test_half_an_emoji_in_a_text_is_written_as_it_came() -> None:
     assert rb"\ud83d" in closing.events(Usage())
 
 
+def test_what_is_nested_too_deeply_to_be_written_is_left_out() -> None:
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    closing = ResponseClosing()
+    closing.note(opening(metadata=deep, model="gpt-4o"), 10)
+    (last,) = documents(closing.events(USAGE))
+    assert (last["response"]["id"], last["response"]["model"]) == ("resp_1", "gpt-4o")
+    assert last["response"]["status"] == "incomplete"
+
+
 def test_a_response_without_end_is_not_kept_without_end() -> None:
     closing = ResponseClosing()
     closing.note(opening(), 10)
