@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from proxy.agent.endpoint import ENDPOINTS, Agent
 from proxy.billing.entitlements import entitlements_of
 from proxy.delivery.relay import Relay
-from proxy.delivery.sinks import sink_for
+from proxy.delivery.sinks import EventCourier, sink_for
 from proxy.delivery.sinks.counted import CountedSink
 from proxy.delivery.watch import Watch
 from proxy.errors import ConfigurationError, StoreError
@@ -36,7 +36,7 @@ from proxy.store.commit import GroupCommit
 from proxy.store.database import Database
 from proxy.store.holds import Holds
 from proxy.store.lease import FileLease
-from proxy.store.outbox import Outbox, undelivered
+from proxy.store.outbox import EVENTS, Outbox, undelivered
 from proxy.store.owned import Owned
 from proxy.store.reader import Reader
 from proxy.store.tenants import create_key, create_tenant, has_tenants, keys, revoke_key
@@ -109,9 +109,10 @@ class App:
         sink = sink_for(settings.sink)
         self._sink = None if sink is None else CountedSink(sink)
         self._tally = Tally()
-        self._outbox = Outbox(self.database, self.commit, _now_ms)
+        self._outbox = Outbox(self.database, self.commit, _now_ms, EVENTS)
         lease = FileLease(self.database.path)
-        self._relay = None if self._sink is None else Relay(self._outbox, self._sink, settings.sink, lease)
+        courier = None if self._sink is None else EventCourier(self._sink, settings.sink)
+        self._relay = None if courier is None else Relay(self._outbox, courier, settings.sink, lease)
         self._running = AsyncExitStack()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -278,3 +278,29 @@ class Settlement:
     on_disconnect: str = ""
     response_id: str = ""
     over_limit: str = ""
+
+
+class Topic(StrEnum):
+    """What a notification is about, as the `type` of its webhook."""
+
+    THRESHOLD_CROSSED = "limit.threshold_crossed"  # a percentage of a limit is used
+    LIMIT_EXHAUSTED = "limit.exhausted"  # a hard limit is used up, or a request did not fit what is left of it
+    KEY_EXPIRING = "key.expiring"
+    BACKLOG_LATE = "sink.backlog_late"  # events have waited for too long for the sink
+    TEST = "webhook.test"
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """What a webhook tells. `id` is its `webhook-id`; `about` names the thing itself, which is told once.
+
+    `subject` is the tenant, empty where it is about none; `body` is the JSON that is sent; `time_ms` is when it was
+    noted.
+    """
+
+    id: str
+    topic: Topic
+    subject: str
+    about: str
+    body: str
+    time_ms: int

@@ -2,7 +2,8 @@
 
 A batch that the sink took is marked accepted; one whose outcome is unknown goes again with the same ids, which
 receivers drop repeats by; one that cannot be taken is searched for the events at fault (`proxy.delivery.search`). Of
-several servers with one ledger, one relay delivers: the one that has the lease.
+several servers with one ledger, one relay delivers: the one that has the lease. Webhooks go the same way, each with a
+relay of its own to the receiver of webhooks.
 """
 
 from __future__ import annotations
@@ -13,15 +14,11 @@ import random as random_module
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from proxy.delivery.backoff import Backoff
-from proxy.delivery.cloudevents import events_of
-from proxy.delivery.search import Search
-from proxy.delivery.sinks import Sink
+from proxy.delivery.search import Search, T
 from proxy.errors import SinkMisconfigured, SinkRefused, SinkUnavailable
-from proxy.model import Settlement
-from proxy.settings import SinkSettings
 from proxy.store.lease import Lease
 
 log = logging.getLogger(__name__)
@@ -34,44 +31,73 @@ STAND_BY_S = 2.0
 STORE_WAIT_S = 1.0
 
 Sleep = Callable[[float], Awaitable[None]]
+C = TypeVar("C", contravariant=True)
 
 
-class Outbox(Protocol):
+class Outbox(Protocol[T]):
     """What the relay needs of the store (`proxy.store.outbox.Outbox`). Every method may raise `sqlite3.Error`."""
 
-    async def pending(self, limit: int, *, newest: bool = False) -> list[Settlement]:
+    async def pending(self, limit: int, *, newest: bool = False) -> list[T]:
         """The oldest pending events, in an order that does not change; or the newest, the newest first."""
         ...
 
     async def accept(self, ids: Sequence[str]) -> None: ...
 
-    async def refuse(self, event_id: str, words: str) -> None: ...
+    async def refuse(self, one_id: str, words: str) -> None: ...
 
     async def note_failure(self, ids: Sequence[str], words: str) -> None: ...
 
 
-class Relay:
-    """Owns the task and the lease; outbox and sink stay the caller's to close, after `stop`."""
+class Courier(Protocol[C]):
+    """Takes what waits to where it goes: events to the sink, webhooks to their receiver."""
+
+    async def deliver(self, batch: Sequence[C]) -> None:
+        """Returns when all of it was accepted. Raises as `proxy.delivery.sinks.Sink.deliver`."""
+        ...
+
+
+class Pace(Protocol):
+    """How much goes at once, and how long to wait between (`proxy.settings.SinkSettings`)."""
+
+    @property
+    def batch_max(self) -> int: ...
+
+    @property
+    def linger_s(self) -> float: ...
+
+    @property
+    def retry_max_s(self) -> float: ...
+
+    @property
+    def pause_s(self) -> float: ...
+
+
+class Relay(Generic[T]):
+    """Owns the task and the lease; outbox and courier stay the caller's to close, after `stop`."""
 
     def __init__(
         self,
-        outbox: Outbox,
-        sink: Sink,
-        settings: SinkSettings,
+        outbox: Outbox[T],
+        courier: Courier[T],
+        pace: Pace,
         lease: Lease,
         *,
+        what: str = "event",
+        receiver: str = "the sink",
         sleep: Sleep = asyncio.sleep,
         random: Callable[[], float] = random_module.random,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`now_s` is of a clock that nobody sets."""
+        """`what` goes to which `receiver`, in words for the log. `now_s` is of a clock that nobody sets."""
         self._outbox = outbox
-        self._sink = sink
-        self._settings = settings
+        self._courier = courier
+        self._pace = pace
         self._lease = lease
+        self._what = what
+        self._receiver = receiver
         self._sleep = sleep
         self._now_s = now_s
-        self._backoff = Backoff(settings.retry_max_s, random)
+        self._backoff = Backoff(pace.retry_max_s, random)
         self._search = self._new_search()
         self._task: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
@@ -83,7 +109,7 @@ class Relay:
         self._taken: list[str] = []
         #: Whether this relay is the one that delivers.
         self.leads = False
-        #: Events that the sink took, events that it refused for good, and calls that it did not answer with 2xx or 4xx.
+        #: How many the receiver took, how many it refused for good, and calls that it answered with neither.
         self.accepted = 0
         self.refused = 0
         self.failures = 0
@@ -93,14 +119,14 @@ class Relay:
         """Why delivery is paused or failing; empty while all is well. Nothing that a receiver said is in it."""
         if self._trouble or not (failing := self._search.failing):
             return self._trouble
-        return f"the sink fails at {failing} events, while it takes others"
+        return f"{self._receiver} fails at {failing} {self._what}s, while it takes others"
 
     def start(self) -> None:
         """Begin to deliver, what is pending first. A relay that runs is left alone."""
         if self._task is None:
             self._woken = asyncio.Event()
             self._stopping = asyncio.Event()
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="tollgate-relay")
+            self._task = asyncio.get_running_loop().create_task(self._run(), name=f"tollgate-relay-{self._what}s")
 
     async def stop(self, deadline_s: float) -> None:
         """Try to deliver what is pending, failures included, for `deadline_s` at most; then end.
@@ -145,7 +171,7 @@ class Relay:
             await self._rest(STORE_WAIT_S)
         except Exception as error:  # the edge of the task: delivery must not end
             self._trouble = f"delivery failed unexpectedly: {type(error).__name__}"
-            log.exception("delivery failed unexpectedly and is tried again")
+            log.exception("delivery of %ss failed unexpectedly and is tried again", self._what)
             await self._rest(self._backoff.next_s())
         return False
 
@@ -162,7 +188,7 @@ class Relay:
         if self._stopping.is_set() and all(one.time_ms > self._stopped_ms for one in batch):
             return True  # another server with this ledger serves on, and its relay takes over
         try:
-            await self._deliver(batch)
+            await self._courier.deliver(batch)
         except SinkUnavailable as error:
             return await self._wait_for_sink(batch, error)
         except SinkMisconfigured as error:
@@ -172,7 +198,7 @@ class Relay:
         # The sink has the batch and the outbox does not know yet: after a crash here it goes again, with the same
         # ids. An accept that fails is only repeated itself: not every receiver drops repeats (OpenMeter's default
         # does not).
-        self._taken = [settlement.id for settlement in batch]
+        self._taken = [one.id for one in batch]
         self.accepted += len(batch)
         condemned = self._search.accepted(batch)
         await self._mark_taken()
@@ -204,13 +230,7 @@ class Relay:
         await self._rest(POLL_S, self._woken)
         return False
 
-    async def _deliver(self, batch: Sequence[Settlement]) -> None:
-        source, profile = self._settings.source, self._settings.profile
-        events = [event for settlement in batch for event in events_of(settlement, source, profile)]
-        if events:  # a request that used nothing has no event in a profile of one event for each token kind
-            await self._sink.deliver(events)
-
-    async def _gather(self) -> list[Settlement]:
+    async def _gather(self) -> list[T]:
         """The next batch. A small one waits a moment for more, unless it is a repeat or the relay stops."""
         if (suspect := self._search.due()) is not None:
             return [suspect]
@@ -219,11 +239,11 @@ class Relay:
         batch = await self._oldest()
         hurries = self._search.is_on or self._trouble or self._stopping.is_set()
         if 0 < len(batch) < self._search.size and not hurries:
-            await self._rest(self._settings.linger_s)
+            await self._rest(self._pace.linger_s)
             batch = await self._oldest()
         return batch
 
-    async def _oldest(self) -> list[Settlement]:
+    async def _oldest(self) -> list[T]:
         return self._search.without_suspects(await self._outbox.pending(self._search.size + self._search.aside))
 
     async def _mark_taken(self) -> None:
@@ -232,7 +252,7 @@ class Relay:
             self._taken = []
             self._clear()
 
-    async def _wait_for_sink(self, batch: Sequence[Settlement], error: SinkUnavailable) -> bool:
+    async def _wait_for_sink(self, batch: Sequence[T], error: SinkUnavailable) -> bool:
         """Whether the sink has the batch is unknown: it goes again, with the same ids."""
         self.failures += 1
         await self._note(batch, error.words)
@@ -241,23 +261,24 @@ class Relay:
         if not error.failed:
             self._search.unavailable(batch)
         reason = _own_words(error.words)
+        trouble = f"{self._receiver} takes no {self._what}s"
         if not self._trouble:
-            log.warning("the sink takes no events, they wait on disk and are sent again: %s", reason)
-        self._trouble = f"the sink takes no events: {reason}"
+            log.warning("%s, they wait on disk and are sent again: %s", trouble, reason)
+        self._trouble = f"{trouble}: {reason}"
         wait_s = self._backoff.next_s(error.retry_after_s)
         if self._stopping.is_set() and wait_s >= self._deadline_s:
             return True
         await self._rest(wait_s)
         return False
 
-    async def _wait_for_someone(self, batch: Sequence[Settlement], words: str) -> bool:
+    async def _wait_for_someone(self, batch: Sequence[T], words: str) -> bool:
         """The sink takes nothing until someone mends the settings."""
         self.failures += 1
         await self._note(batch, words)
         self._search.unavailable(batch)
         return await self._pause(_own_words(words))
 
-    async def _divide(self, batch: Sequence[Settlement], words: str) -> bool:
+    async def _divide(self, batch: Sequence[T], words: str) -> bool:
         """Something in the batch is refused for good: send it in halves, or bury it if it stands alone."""
         if not self._search.refused(batch):
             return False
@@ -265,23 +286,23 @@ class Relay:
         await self._bury(batch[0], words)
         self._search.buried(batch[0])
         if was_probe:
-            return await self._pause(f"the sink refuses one event after the other ({_own_words(words)})")
+            return await self._pause(f"{self._receiver} refuses one {self._what} after the other ({_own_words(words)})")
         self._clear()
         return False
 
-    async def _bury(self, settlement: Settlement, words: str) -> None:
-        await self._outbox.refuse(settlement.id, words)
+    async def _bury(self, one: T, words: str) -> None:
+        await self._outbox.refuse(one.id, words)
         self.refused += 1
-        log.warning("event %s is a dead letter now: %s", settlement.id, _own_words(words))
+        log.warning("%s %s is a dead letter now: %s", self._what, one.id, _own_words(words))
 
     async def _pause(self, reason: str) -> bool:
-        """One try each `sink.pause_s`, whatever is committed meanwhile. Returns whether the relay is to end."""
+        """One try each `pause_s`, whatever is committed meanwhile. Returns whether the relay is to end."""
         trouble = f"delivery is paused: {reason}"
         if trouble != self._trouble:
-            log.error("delivery is paused until someone mends this, events wait on disk: %s", reason)
+            log.error("delivery is paused until someone mends this, %ss wait on disk: %s", self._what, reason)
         self._trouble = trouble
         if not self._stopping.is_set():
-            await self._rest(self._settings.pause_s)
+            await self._rest(self._pace.pause_s)
             return False
         return True
 
@@ -289,13 +310,13 @@ class Relay:
         """The sink gave an answer that settles something, or nothing waits for one."""
         self._backoff.reset()
         if self._trouble:
-            log.info("delivery works again")
+            log.info("delivery of %ss works again", self._what)
             self._trouble = ""
 
-    async def _note(self, batch: Sequence[Settlement], words: str) -> None:
+    async def _note(self, batch: Sequence[T], words: str) -> None:
         # A store that fails must not cut the wait short which the caller is about to make.
         try:
-            await self._outbox.note_failure([settlement.id for settlement in batch], words)
+            await self._outbox.note_failure([one.id for one in batch], words)
         except sqlite3.Error as error:
             log.warning("a failed delivery could not be noted: %s", error)
 
@@ -305,8 +326,8 @@ class Relay:
             log.error("delivery waits, %s", trouble)
         self._trouble = trouble
 
-    def _new_search(self) -> Search:
-        return Search(self._settings.batch_max, self._settings.retry_max_s, self._now_s)
+    def _new_search(self) -> Search[T]:
+        return Search(self._pace.batch_max, self._pace.retry_max_s, self._now_s)
 
     async def _rest(self, seconds: float, signal: asyncio.Event | None = None) -> None:
         """Wait, until the time is over, the signal is set, or `stop` is called (a wait that begins later is whole)."""

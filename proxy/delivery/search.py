@@ -14,8 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-from proxy.model import Settlement
+from typing import Generic, Protocol, TypeVar
 
 #: Failures (5xx) since the last acceptance, after which the events may be at fault.
 FAILURES_MAX = 4
@@ -29,17 +28,30 @@ SUSPECTS_MAX = 1_000
 REFUSED_MAX = 10
 
 
+class Carried(Protocol):
+    """What is delivered: a settlement, whose events they are, or a notification."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def time_ms(self) -> int: ...
+
+
+T = TypeVar("T", bound=Carried)
+
+
 @dataclass(slots=True)
-class Suspect:
+class Suspect(Generic[T]):
     """An event that failed alone. `tries` count against it; `due_s` is when the next one is, on the monotonic clock."""
 
-    settlement: Settlement
+    settlement: T
     words: str
     due_s: float
     tries: int = 0
 
 
-class Search:
+class Search(Generic[T]):
     """What goes next, and what is concluded from how it went."""
 
     def __init__(self, batch_max: int, retry_s: float, now_s: Callable[[], float]) -> None:
@@ -49,9 +61,9 @@ class Search:
         # While a batch is searched: the sizes of its parts, the next one last. Kept across other failures, or a sink
         # that fails now and then would have the search begin again for ever.
         self._parts: list[int] = []
-        self._suspects: dict[str, Suspect] = {}
+        self._suspects: dict[str, Suspect[T]] = {}
         # The one that failed alone just now: what comes next tells whether it was its fault.
-        self._in_question: Suspect | None = None
+        self._in_question: Suspect[T] | None = None
         self._failures = 0
         self._refused = 0
 
@@ -80,11 +92,11 @@ class Search:
         """How many of them failed while others were taken."""
         return sum(suspect.tries > 0 for suspect in self._suspects.values())
 
-    def without_suspects(self, found: Sequence[Settlement]) -> list[Settlement]:
+    def without_suspects(self, found: Sequence[T]) -> list[T]:
         """Of the oldest pending events, `size` and `aside` of them, the next batch."""
         return [one for one in found if one.id not in self._suspects][: self.size]
 
-    def due(self) -> Settlement | None:
+    def due(self) -> T | None:
         """A suspect whose next try is due, one between other deliveries."""
         if self._in_question is not None or self.is_probing:
             return None
@@ -96,7 +108,7 @@ class Search:
         self._parts.clear()
         self._in_question = None
 
-    def accepted(self, batch: Sequence[Settlement]) -> Suspect | None:
+    def accepted(self, batch: Sequence[T]) -> Suspect[T] | None:
         """The sink has it. Returns an event that this condemns: it is to become a dead letter (`buried`)."""
         suspect, self._in_question = self._in_question, None
         self._failures = 0
@@ -109,23 +121,23 @@ class Search:
                 one.due_s = self._now_s()
         return suspect if suspect is not None and suspect.tries >= TRIES_MAX else None
 
-    def refused(self, batch: Sequence[Settlement]) -> bool:
+    def refused(self, batch: Sequence[T]) -> bool:
         """Something in it is refused for good. Returns whether it stands alone: it is to be `buried` then."""
         self._in_question = None
         if len(batch) > 1:
             self._halve(len(batch))
         return len(batch) == 1
 
-    def buried(self, settlement: Settlement) -> None:
+    def buried(self, settlement: T) -> None:
         """It was refused standing alone, and is a dead letter now."""
         self._end_part([settlement])
         self._refused += 1
 
-    def condemned(self, suspect: Suspect) -> None:
+    def condemned(self, suspect: Suspect[T]) -> None:
         """It is a dead letter now, because others were taken."""
         self._suspects.pop(suspect.settlement.id, None)
 
-    def failed(self, batch: Sequence[Settlement], words: str) -> bool:
+    def failed(self, batch: Sequence[T], words: str) -> bool:
         """The sink answered 5xx. Returns whether something else is to be sent at once, which may tell why."""
         self._in_question = None
         suspect = self._suspects.get(batch[0].id)
@@ -147,13 +159,13 @@ class Search:
             self._in_question = suspect
         return False
 
-    def unavailable(self, batch: Sequence[Settlement]) -> None:
+    def unavailable(self, batch: Sequence[T]) -> None:
         """Nothing is known, not even that the sink saw it."""
         self._in_question = None
         if suspect := self._suspects.get(batch[0].id):
             self._postpone(suspect)
 
-    def _postpone(self, suspect: Suspect) -> None:
+    def _postpone(self, suspect: Suspect[T]) -> None:
         suspect.due_s = self._now_s() + min(TRY_WAIT_MAX_S, self._retry_s * 2**suspect.tries)
 
     def _halve(self, count: int) -> None:
@@ -162,7 +174,7 @@ class Search:
         half = count // 2
         self._parts += (count - half, half)
 
-    def _end_part(self, batch: Sequence[Settlement]) -> None:
+    def _end_part(self, batch: Sequence[T]) -> None:
         """A part is done with, unless this was a suspect or a probe, which go out of turn."""
         if self._suspects.pop(batch[0].id, None) is None and self._parts and not self.is_probing:
             self._parts.pop()

@@ -28,8 +28,9 @@ class Lease(Protocol):
 class FileLease:
     """A lock on a file beside the ledger. The file stays: to delete it would let two have it at once."""
 
-    def __init__(self, ledger: Path) -> None:
-        self._path = ledger.with_name(f"{ledger.name}-relay")
+    def __init__(self, ledger: Path, what: str = "relay") -> None:
+        """`what` it is the right to; each has a file of its own."""
+        self._path = ledger.with_name(f"{ledger.name}-{what}")
         self._descriptor: int | None = None
 
     def acquire(self) -> bool:

@@ -47,28 +47,35 @@ PENDING_EVENTS, PENDING_EVENTS_NEWEST = (
     for direction in ("ASC", "DESC")
 )
 
-# Events moved, each move from its one state alone: what it notes, and the ids as a JSON array. The plus has SQLite look
-# them up by id, and not walk all that is pending (126 ms for a hundred of a million).
-MOVE_EVENTS = {
-    (before, after): f"""
-        UPDATE events SET state = '{after}'{noted}
-        WHERE +state = '{before}' AND id IN (SELECT value FROM json_each(?)){unless}
-    """
-    for before, after, noted, unless in (
-        (EventState.PENDING, EventState.ACCEPTED, ", attempts = attempts + 1, error = '', delivered_ms = ?", ""),
-        (EventState.PENDING, EventState.DEAD, ", attempts = attempts + 1, error = ?", ""),
-        (EventState.DEAD, EventState.PENDING, "", ""),
-        (EventState.DEAD, EventState.DISCARDED, ", reason = ?", ""),
-        (EventState.DISCARDED, EventState.PENDING, "", ""),
-        (EventState.ACCEPTED, EventState.PENDING, ", delivered_ms = NULL", " AND delivered_ms <= ?"),
-    )
-}
+# Events and notifications moved, each move from its one state alone: what it notes, and the ids as a JSON array. The
+# plus has SQLite look them up by id, and not walk all that is pending (126 ms for a hundred of a million).
+_MOVES = (
+    (EventState.PENDING, EventState.ACCEPTED, ", attempts = attempts + 1, error = '', delivered_ms = ?", ""),
+    (EventState.PENDING, EventState.DEAD, ", attempts = attempts + 1, error = ?", ""),
+    (EventState.DEAD, EventState.PENDING, "", ""),
+    (EventState.DEAD, EventState.DISCARDED, ", reason = ?", ""),
+    (EventState.DISCARDED, EventState.PENDING, "", ""),
+    (EventState.ACCEPTED, EventState.PENDING, ", delivered_ms = NULL", " AND delivered_ms <= ?"),
+)
+MOVE_EVENTS, MOVE_NOTIFICATIONS = (
+    {
+        (before, after): f"""
+            UPDATE {table} SET state = '{after}'{noted}
+            WHERE +state = '{before}' AND id IN (SELECT value FROM json_each(?)){unless}
+        """
+        for before, after, noted, unless in _MOVES
+    }
+    for table in ("events", "notifications")
+)
 
-# A failed try that leaves events pending.
-NOTE_FAILURE = """
-    UPDATE events SET attempts = attempts + 1, error = ?
-    WHERE +state = 'pending' AND id IN (SELECT value FROM json_each(?))
-"""
+# A failed try that leaves them pending.
+NOTE_FAILURE, NOTE_NOTIFICATION_FAILURE = (
+    f"""
+        UPDATE {table} SET attempts = attempts + 1, error = ?
+        WHERE +state = 'pending' AND id IN (SELECT value FROM json_each(?))
+    """
+    for table in ("events", "notifications")
+)
 
 # The backlog: how many events are pending, from the index alone, and the time of the one recorded first.
 PENDING_COUNT = """
@@ -240,3 +247,44 @@ FOLLOWUP_COUNT = "SELECT count(*) FROM followups"
 # Accepted events that the receiver does not have, for the relay to send again; and one that was sent once more.
 SEND_AGAIN = MOVE_EVENTS[EventState.ACCEPTED, EventState.PENDING]
 NOTE_SENT = "UPDATE events SET attempts = attempts + 1, delivered_ms = ? WHERE +state = 'accepted' AND id = ?"
+
+# Something to tell, once; those that are not told yet, the oldest first or the newest; and how many there are.
+_NOTIFICATION_COLUMNS = "id, type, subject, about, body, time_ms"
+INSERT_NOTIFICATION = f"""
+    INSERT INTO notifications ({_NOTIFICATION_COLUMNS}, state) VALUES (?, ?, ?, ?, ?, ?, 'pending')
+    ON CONFLICT (about) DO NOTHING
+"""
+PENDING_NOTIFICATIONS, PENDING_NOTIFICATIONS_NEWEST = (
+    f"""
+        SELECT {_NOTIFICATION_COLUMNS} FROM notifications INDEXED BY notifications_pending
+        WHERE state = 'pending' ORDER BY seq {direction} LIMIT ?
+    """
+    for direction in ("ASC", "DESC")
+)
+NOTIFICATION_COUNTS = """
+    SELECT
+        (SELECT count(*) FROM notifications INDEXED BY notifications_pending WHERE state = 'pending'),
+        (SELECT count(*) FROM notifications INDEXED BY notifications_dead WHERE state = 'dead')
+"""
+# One of them with how its delivery stands, and the newest: in one state, of one type and tenant, or ('') of any.
+_NOTIFICATION = f"SELECT {_NOTIFICATION_COLUMNS}, state, attempts, error, delivered_ms, reason FROM notifications"
+NOTIFICATION = f"{_NOTIFICATION} WHERE id = ?"
+NOTIFICATIONS_NEWEST = f"""
+    {_NOTIFICATION}
+    WHERE (? = '' OR state = ?) AND (? = '' OR type = ?) AND (? = '' OR subject = ?) ORDER BY seq DESC LIMIT ?
+"""
+DEAD_NOTIFICATIONS = "SELECT id FROM notifications INDEXED BY notifications_dead WHERE state = 'dead' ORDER BY seq"
+
+# Up to which settlement all is noted that was to be told: begun where the ledger ends, moved on, and forgotten.
+NOTED = "SELECT seq FROM noted"
+BEGIN_NOTING = f"INSERT INTO noted SELECT ({LAST_SEQ}) WHERE NOT EXISTS (SELECT 1 FROM noted)"
+MOVE_NOTED = "UPDATE noted SET seq = max(seq, ?)"
+END_NOTING = "DELETE FROM noted"
+
+# Keys that are used up by time between two instants, of tenants that may use them.
+KEYS_EXPIRING = f"""
+    SELECT {", ".join(f"keys.{name}" for name in _KEY_COLUMNS.split(", "))}
+    FROM keys JOIN tenants ON tenants.id = keys.tenant_id
+    WHERE keys.expires_ms > ? AND keys.expires_ms <= ? AND keys.revoked_ms IS NULL AND tenants.status = 'active'
+    ORDER BY keys.expires_ms
+"""

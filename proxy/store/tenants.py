@@ -145,6 +145,11 @@ def keys(connection: sqlite3.Connection, tenant_id: str = "") -> list[Key]:
     return [_key(row) for row in connection.execute(queries.KEYS, (tenant_id, tenant_id))]
 
 
+def keys_expiring(connection: sqlite3.Connection, now_ms: int, until_ms: int) -> list[Key]:
+    """Keys that can be used now and expire by then, the first to expire first."""
+    return [_key(row) for row in connection.execute(queries.KEYS_EXPIRING, (now_ms, until_ms))]
+
+
 def revoke_key(connection: sqlite3.Connection, key_id: str, *, now_ms: int) -> Key:
     """Refuse this key from now on. Revoking it again changes nothing."""
     connection.execute(queries.REVOKE_KEY, (now_ms, key_id))

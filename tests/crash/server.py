@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from proxy.cli import main
-from proxy.delivery.relay import Relay
+from proxy.delivery.sinks import EventCourier
 from proxy.gateway.admit import Admission, Hold
 from proxy.gateway.forward import Exchange
 from proxy.gateway.respond import Passthrough
@@ -69,8 +69,8 @@ STEPS: dict[str, Callable[[], None]] = {
     "before the last bytes": lambda: before(Passthrough, "finish"),
     "after the last bytes": lambda: after(Passthrough, "finish"),
     "before its hold is released": lambda: before(Admission, "release"),
-    "before delivery": lambda: before(Relay, "_deliver"),
-    "after delivery": lambda: after(Relay, "_deliver"),
+    "before delivery": lambda: before(EventCourier, "deliver"),
+    "after delivery": lambda: after(EventCourier, "deliver"),
     "after it is marked accepted": lambda: after(Outbox, "accept"),
 }
 

@@ -14,7 +14,7 @@ from proxy.store import ledger as rows
 from proxy.store.commit import GroupCommit
 from proxy.store.database import Database
 from proxy.store.ledger import Delivery
-from proxy.store.outbox import Outbox
+from proxy.store.outbox import EVENTS, Outbox
 
 NOW_MS = 1_776_076_200_123
 
@@ -46,7 +46,7 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self.database = Database(f"sqlite:///{folder / 'ledger.db'}")
         self.commit = GroupCommit(self.database)
-        self.outbox = Outbox(self.database, self.commit, lambda: NOW_MS)
+        self.outbox = Outbox(self.database, self.commit, lambda: NOW_MS, EVENTS)
 
     def open(self) -> None:
         self.database.create()

@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from proxy.delivery.relay import Relay
-from proxy.delivery.sinks import Sink, sink_for
+from proxy.delivery.sinks import EventCourier, Sink, sink_for
 from proxy.model import EventState, Settlement
 from proxy.settings import SinkSettings
 from proxy.store.lease import FileLease
@@ -61,13 +61,20 @@ def settings_for(receiver: Receiver, **values: Any) -> SinkSettings:
 @asynccontextmanager
 async def relaying(
     ledger: Ledger, settings: SinkSettings, *, outbox: Any = None, sink: Sink | None = None, sleep: Any = None
-) -> AsyncIterator[Relay]:
+) -> AsyncIterator[Relay[Settlement]]:
     """A relay that runs, and is stopped afterwards without a flush."""
     sink = sink or sink_for(settings)
     assert sink is not None
     lease = FileLease(ledger.database.path)
+    courier = EventCourier(sink, settings)
     relay = Relay(
-        outbox or ledger.outbox, sink, settings, lease, sleep=sleep or Naps(), random=lambda: 1.0, now_s=hundredfold_s
+        outbox or ledger.outbox,
+        courier,
+        settings,
+        lease,
+        sleep=sleep or Naps(),
+        random=lambda: 1.0,
+        now_s=hundredfold_s,
     )
     relay.start()
     try:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.delivery.relay import Relay
-from proxy.delivery.sinks import FileSink
+from proxy.delivery.sinks import EventCourier, FileSink
 from proxy.errors import SinkMisconfigured, SinkRefused, SinkUnavailable
 from proxy.model import Settlement
 from proxy.settings import SinkSettings
@@ -123,7 +123,7 @@ def test_whatever_happens_each_event_ends_where_it_belongs(
         settings = SinkSettings(batch_max=batch_max)
         relay = Relay(
             outbox,
-            sink,
+            EventCourier(sink, settings),
             settings,
             Alone(),
             sleep=lambda _: asyncio.sleep(0),

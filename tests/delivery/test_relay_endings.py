@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from proxy.delivery.relay import POLL_S, Relay
-from proxy.delivery.sinks import sink_for
+from proxy.delivery.sinks import EventCourier, sink_for
 from proxy.model import Settlement
 from proxy.store.lease import FileLease
 from tests.delivery.ledger import Ledger, settlement
@@ -197,7 +197,7 @@ async def test_stop_before_start_and_twice_and_start_again(ledger: Ledger, recei
     settings = settings_for(receiver)
     sink = sink_for(settings)
     assert sink is not None
-    relay = Relay(ledger.outbox, sink, settings, FileLease(ledger.database.path), sleep=Naps())
+    relay = Relay(ledger.outbox, EventCourier(sink, settings), settings, FileLease(ledger.database.path), sleep=Naps())
     await relay.stop(1)
     relay.wake()
     for number in range(3):

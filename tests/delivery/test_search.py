@@ -30,13 +30,13 @@ class Line:
     dead: list[str] = field(default_factory=list)
     calls: int = 0
 
-    def drain(self, calls_max: int) -> Search:
-        search = Search(self.batch_max, RETRY_S, lambda: self.now_s)
+    def drain(self, calls_max: int) -> Search[Settlement]:
+        search: Search[Settlement] = Search(self.batch_max, RETRY_S, lambda: self.now_s)
         while self.waiting and self.calls < calls_max:
             self._turn(search)
         return search
 
-    def _turn(self, search: Search) -> None:
+    def _turn(self, search: Search[Settlement]) -> None:
         batch = self._next(search)
         if not batch:
             search.nothing_waits()
@@ -60,7 +60,7 @@ class Line:
                 self.dead += [condemned.settlement.id]
                 search.condemned(condemned)
 
-    def _next(self, search: Search) -> list[Settlement]:
+    def _next(self, search: Search[Settlement]) -> list[Settlement]:
         if (due := search.due()) is not None:
             return [due]
         if search.is_probing:
@@ -150,7 +150,7 @@ def test_while_everything_fails_nothing_becomes_dead_and_nothing_is_concluded(ba
 
 
 def test_a_sink_that_fails_now_and_then_is_not_searched() -> None:
-    search = Search(8, RETRY_S, lambda: 0.0)
+    search: Search[Settlement] = Search(8, RETRY_S, lambda: 0.0)
     for _ in range(10):
         for _ in range(FAILURES_MAX - 1):
             assert not search.failed(events(8), "500")
@@ -166,7 +166,7 @@ def test_no_more_are_set_aside_than_the_bound(monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_outage_in_between_says_nothing_of_the_event_in_question() -> None:
     now_s = 0.0
-    search = Search(1, RETRY_S, lambda: now_s)
+    search: Search[Settlement] = Search(1, RETRY_S, lambda: now_s)
     bad, good = events(2)
     for _ in range(FAILURES_MAX):
         search.failed([bad], "500")

@@ -78,3 +78,12 @@ def test_the_file_is_its_owners_alone_and_stays(tmp_path: Path) -> None:
 def test_a_directory_that_is_gone_is_the_stores_trouble(tmp_path: Path) -> None:
     with pytest.raises(sqlite3.OperationalError, match=r"ledger\.db-relay: No such file"):
         FileLease(tmp_path / "gone" / "ledger.db").acquire()
+
+
+def test_the_rights_to_two_things_are_apart(tmp_path: Path) -> None:
+    first, second = FileLease(tmp_path / "a.db"), FileLease(tmp_path / "a.db", "webhooks")
+    assert first.acquire()
+    assert second.acquire()
+    assert not FileLease(tmp_path / "a.db", "webhooks").acquire()
+    first.release()
+    second.release()

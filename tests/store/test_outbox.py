@@ -15,7 +15,7 @@ from proxy.store import ledger, outbox, queries
 from proxy.store.commit import GroupCommit
 from proxy.store.database import Database
 from proxy.store.ledger import Delivery, record
-from proxy.store.outbox import Backlog, Outbox
+from proxy.store.outbox import EVENTS, Backlog, Outbox
 from tests.store.samples import SAMPLE, TIME_MS, settlement, settlements
 
 
@@ -127,7 +127,7 @@ def test_an_event_moves_only_from_where_it_stands_and_only_as_the_table_says(
 async def test_what_the_relay_sees_follows_the_ledger(database: Database, connection: sqlite3.Connection) -> None:
     commit = GroupCommit(database)
     commit.start()
-    box = Outbox(database, commit, lambda: 42)
+    box = Outbox(database, commit, lambda: 42, EVENTS)
     await asyncio.gather(*map(commit.record, settlements(4)))
     assert [one.id for one in await box.pending(2)] == ["req_000000", "req_000001"]
     await box.accept(["req_000000", "req_000001"])
@@ -145,7 +145,7 @@ async def test_what_the_relay_sees_follows_the_ledger(database: Database, connec
 
 @pytest.mark.anyio
 async def test_a_read_that_failed_is_made_on_a_new_connection(database: Database) -> None:
-    box = Outbox(database, GroupCommit(database), lambda: 0)
+    box = Outbox(database, GroupCommit(database), lambda: 0, EVENTS)
     assert await box.pending(1) == []
     away = database.path.with_name("away.db")
     database.path.rename(away)
@@ -163,15 +163,15 @@ async def test_closing_waits_for_a_read_whose_caller_was_cancelled(
     entered, leave = threading.Event(), threading.Event()
     done: list[bool] = []
 
-    def slow(connection: sqlite3.Connection, limit: int, *, newest: bool) -> list[object]:
+    def slow(connection: sqlite3.Connection, line: object, limit: int, *, newest: bool) -> list[object]:
         entered.set()
         leave.wait()
         connection.execute("SELECT 1").fetchone()
         done.append(True)
         return []
 
-    monkeypatch.setattr(outbox, "pending", slow)
-    box = Outbox(database, GroupCommit(database), lambda: 0)
+    monkeypatch.setattr(outbox, "waiting", slow)
+    box = Outbox(database, GroupCommit(database), lambda: 0, EVENTS)
     reading = asyncio.ensure_future(box.pending(1))
     await asyncio.to_thread(entered.wait)
     reading.cancel()

@@ -7,12 +7,14 @@ from typing import Any, Protocol
 
 from pydantic import SecretStr
 
+from proxy.delivery.cloudevents import events_of
 from proxy.delivery.sinks.file import FileSink
 from proxy.delivery.sinks.http import HttpSink
 from proxy.errors import ConfigurationError
+from proxy.model import Settlement
 from proxy.settings import SinkSettings
 
-__all__ = ["FileSink", "HttpSink", "Sink", "sink_for"]
+__all__ = ["EventCourier", "FileSink", "HttpSink", "Sink", "sink_for"]
 
 _TARGETS = ("konnect_api_url", "http_url", "file")
 
@@ -31,6 +33,21 @@ class Sink(Protocol):
     async def close(self) -> None:
         """Let go of connections. More than once is fine."""
         ...
+
+
+class EventCourier:
+    """Takes settlements to a sink, as the events of their source and profile."""
+
+    def __init__(self, sink: Sink, settings: SinkSettings) -> None:
+        self._sink = sink
+        self._source = settings.source
+        self._profile = settings.profile
+
+    async def deliver(self, batch: Sequence[Settlement]) -> None:
+        """As `Sink.deliver`."""
+        events = [event for one in batch for event in events_of(one, self._source, self._profile)]
+        if events:  # a request that used nothing has no event in a profile of one event for each token kind
+            await self._sink.deliver(events)
 
 
 def sink_for(settings: SinkSettings) -> Sink | None:

@@ -1,5 +1,7 @@
 """Batches of CloudEvents by HTTP: OpenMeter v3 (Konnect, self-hosted), or anything that takes the same body.
 
+`Endpoint` is the call itself, which webhooks are sent with as well.
+
 What each status means is section 1.6 of the OpenMeter contract: 2xx accepted; 408, 429, 5xx or no answer unknown;
 3xx, 401, 403, 404, 405 configuration; any other 4xx the body.
 """
@@ -9,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -33,54 +36,58 @@ _MEND = {
     404: "nothing takes events at {url}; check the sink's URL",
     405: "nothing takes events at {url}; check the sink's URL",
 }
-_MEND_REDIRECT = "{url} redirects, and redirects are not followed; set the sink's URL to where it leads"
+_MEND_REDIRECT = "{url} redirects, and redirects are not followed; set the URL to where it leads"
 
 
-class HttpSink:
-    """POSTs batches to one URL. Redirects are not followed: they would carry the token and the events elsewhere."""
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A 2xx, and what else was said, in one line."""
 
-    def __init__(self, url: str, *, token: str = "", timeout_s: float, now: Callable[[], float] = time.time) -> None:
-        """`token` is sent as Bearer; without one, `user:password@` of the URL as Basic.
+    status: int
+    said: str
+
+
+class Endpoint:
+    """POSTs to one URL. Redirects are not followed: they would carry credentials and content elsewhere."""
+
+    def __init__(
+        self,
+        url: httpx.URL,
+        headers: Mapping[str, str],
+        *,
+        secrets: Sequence[str],
+        shown: str,
+        mend: Mapping[int, str],
+        timeout_s: float,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """`secrets` are never repeated to anyone; `shown` stands for the URL. `mend` says what to do about a status.
 
         `timeout_s` bounds a whole call; `now` is unix seconds, for a Retry-After that is a date.
-
-        Raises `ConfigurationError` for a URL that cannot be one.
         """
-        try:
-            given = httpx.URL(url)
-        except httpx.InvalidURL as error:
-            raise ConfigurationError(f"the sink's URL: {error}") from None
-        # Without `user:password@`: httpx logs the URL of each request.
-        self._url = given.copy_with(userinfo=b"", fragment=None)
-        self._shown = str(self._url.copy_with(query=None))
-        authorization, self._secrets = credential(given, token)
+        self._url = url
+        self._secrets = secrets
+        self._shown = shown
+        self._mend = mend
         self._timeout_s = timeout_s
         self._now = now
-        headers = {
-            "content-type": MEDIA_TYPE_BATCH,
+        always = {
             "user-agent": f"tollgate/{__version__}",
             "accept": "application/problem+json, application/json",
             # What is not compressed cannot unfold into more than was read.
             "accept-encoding": "identity",
         }
-        if authorization:
-            headers["authorization"] = authorization
         # No timeout of httpx's: it would bound each read, and a receiver that drips would never end.
-        self._client = httpx.AsyncClient(headers=headers, timeout=None, follow_redirects=False)  # noqa: S113
+        self._client = httpx.AsyncClient(headers=always | dict(headers), timeout=None, follow_redirects=False)  # noqa: S113
 
-    async def deliver(self, events: Sequence[dict[str, Any]]) -> None:
+    async def post(self, body: bytes, headers: Mapping[str, str] | None = None) -> Taken:
         """Returns when the receiver answered 2xx. Raises `SinkUnavailable`, `SinkMisconfigured`, `SinkRefused`."""
-        try:
-            body = orjson.dumps(list(events))
-        except orjson.JSONEncodeError as error:
-            # Raised, it would hold up everything behind it; refused, the relay finds the culprit.
-            raise SinkRefused(f"cannot be written as JSON: {error}") from None
         head: httpx.Response | None = None
         answer = bytearray()
         try:
             async with (
                 asyncio.timeout(self._timeout_s),
-                self._client.stream("POST", self._url, content=body) as response,
+                self._client.stream("POST", self._url, content=body, headers=headers) as response,
             ):
                 head = response
                 async for chunk in response.aiter_raw():
@@ -94,6 +101,7 @@ class HttpSink:
         assert head is not None
         if not head.is_success:
             raise self._judge(head, bytes(answer))
+        return Taken(head.status_code, self._said(head, bytes(answer)))
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -104,8 +112,8 @@ class HttpSink:
             words = self._words(status, "", self._said(head, answer))
             wait_s = retry_after_s(head.headers.get("retry-after", ""), self._now())
             return SinkUnavailable(words, wait_s, failed=status >= 500 and wait_s is None)
-        if status < 400 or status in _MEND:
-            mend = _MEND.get(status, _MEND_REDIRECT).format(url=self._shown)
+        if status < 400 or status in self._mend:
+            mend = self._mend.get(status, _MEND_REDIRECT).format(url=self._shown)
             return SinkMisconfigured(self._words(status, mend, self._said(head, answer)))
         return SinkRefused(self._words(status, "", self._said(head, answer)))
 
@@ -139,6 +147,42 @@ class HttpSink:
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
+
+
+class HttpSink:
+    """POSTs batches to one URL."""
+
+    def __init__(self, url: str, *, token: str = "", timeout_s: float, now: Callable[[], float] = time.time) -> None:
+        """`token` is sent as Bearer; without one, `user:password@` of the URL as Basic.
+
+        `timeout_s` and `now` are as of `Endpoint`. Raises `ConfigurationError` for a URL that cannot be one.
+        """
+        try:
+            given = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise ConfigurationError(f"the sink's URL: {error}") from None
+        authorization, secrets = credential(given, token)
+        headers = {"content-type": MEDIA_TYPE_BATCH}
+        if authorization:
+            headers["authorization"] = authorization
+        # Without `user:password@`: httpx logs the URL of each request.
+        plain = given.copy_with(userinfo=b"", fragment=None)
+        shown = str(plain.copy_with(query=None))
+        self._endpoint = Endpoint(
+            plain, headers, secrets=secrets, shown=shown, mend=_MEND, timeout_s=timeout_s, now=now
+        )
+
+    async def deliver(self, events: Sequence[dict[str, Any]]) -> None:
+        """Returns when the receiver answered 2xx. Raises `SinkUnavailable`, `SinkMisconfigured`, `SinkRefused`."""
+        try:
+            body = orjson.dumps(list(events))
+        except orjson.JSONEncodeError as error:
+            # Raised, it would hold up everything behind it; refused, the relay finds the culprit.
+            raise SinkRefused(f"cannot be written as JSON: {error}") from None
+        await self._endpoint.post(body)
+
+    async def close(self) -> None:
+        await self._endpoint.close()
 
 
 def credential(url: httpx.URL, token: str) -> tuple[str, tuple[str, ...]]:
