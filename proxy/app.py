@@ -50,6 +50,7 @@ from proxy.web.health import Readiness
 from proxy.web.metrics import Counted, Metrics
 from proxy.web.routes import create_web
 from proxy.web.usage import Usage
+from proxy.webhooks.service import webhooks_for
 from proxy.wire.endpoints import Routes
 from proxy.wire.tokens import tokenizer_for
 
@@ -113,6 +114,9 @@ class App:
         lease = FileLease(self.database.path)
         courier = None if self._sink is None else EventCourier(self._sink, settings.sink)
         self._relay = None if courier is None else Relay(self._outbox, courier, settings.sink, lease)
+        self._webhooks = webhooks_for(settings.webhooks, self.database, self.commit, self._calendar, _now_ms)
+        if self._webhooks is not None:
+            self.quotas.refused = self._webhooks.lookout.refused
         self._running = AsyncExitStack()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -149,11 +153,7 @@ class App:
         self._running.callback(self._owned.close)
         rescue.start()
         await self._start_limits()
-        if self._sink is not None and self._relay is not None:
-            self._running.callback(self._outbox.close)
-            self._running.push_async_callback(self._sink.close)
-            self._relay.start()
-            self._running.push_async_callback(self._relay.stop, _FLUSH_S)
+        self._start_delivery()
         origin = self._origin
         if self._sandbox is not None:
             origin = Origin.parse(await asyncio.to_thread(self._sandbox.start))
@@ -187,14 +187,17 @@ class App:
         }
         self.gateway = gateway
         watch = Watch(self.database, has_sink=self._sink is not None)
+        if self._webhooks is not None:
+            watch.late = self._webhooks.lookout.backlog_late
         watch.start()
         self._running.push_async_callback(watch.stop)
         trouble = None if self._relay is None else self._delivery_trouble
-        readiness = Readiness(self.commit, watch, trouble, self._entitlements)
+        readiness = Readiness(self.commit, watch, trouble, self._webhooks, self._entitlements)
         counted = Counted(
             *(self.admission, gateway, settler, self._tally, self.commit, watch, self._sink),
             connections=lambda: pool.connections,
             entitlements=self._entitlements,
+            webhooks=self._webhooks,
         )
         token = settings.admin_token
         metrics = Metrics(counted, "" if token is None else token.get_secret_value())
@@ -202,6 +205,16 @@ class App:
         self._running.push_async_callback(reader.stop)
         usage = Usage(gateway, self.quotas, reader, self._calendar, settings.limits.time_zone, _now_ms)
         self._web = create_web(readiness, metrics, usage, agent)
+
+    def _start_delivery(self) -> None:
+        if self._sink is not None and self._relay is not None:
+            self._running.callback(self._outbox.close)
+            self._running.push_async_callback(self._sink.close)
+            self._relay.start()
+            self._running.push_async_callback(self._relay.stop, _FLUSH_S)
+        if self._webhooks is not None:
+            self._webhooks.start()
+            self._running.push_async_callback(self._webhooks.stop)
 
     async def _start_limits(self) -> None:
         if self.settings.limits.stop_streams:
@@ -230,6 +243,8 @@ class App:
         self._tally.add(settlement)
         if self._relay is not None:
             self._relay.wake()
+        if self._webhooks is not None:
+            self._webhooks.lookout.wake()
 
     def _recorded_elsewhere(self, found: list[Settlement] | None) -> None:
         self.quotas.settled_elsewhere(found)

@@ -14,12 +14,23 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
+from proxy.checks import check_webhook_secret, percentages
 from proxy.errors import ConfigurationError
 from proxy.limits import Calendar
 
@@ -71,6 +82,11 @@ _Token = Annotated[SecretStr, AfterValidator(_is_token)]
 def _listed(value: object) -> object:
     """A list as the environment writes it: with commas."""
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _is_webhook_secret(value: SecretStr) -> SecretStr:
+    check_webhook_secret(value.get_secret_value())
+    return value
 
 
 class _Section(BaseModel):
@@ -225,6 +241,37 @@ class AgentSettings(_Section):
     """The model where the request names none."""
 
 
+class WebhookSettings(_Section):
+    """Who is told when a limit is nearly used up, a key about to expire, or events wait for too long."""
+
+    # A webhook's URL is often a secret itself.
+    url: _Url | None = Field(None, repr=False)
+    """Where notifications are sent, signed as Standard Webhooks. Empty: nothing is noted."""
+    secret: Annotated[SecretStr, AfterValidator(_is_webhook_secret)] | None = Field(None, validate_default=True)
+    """What they are signed with: `whsec_` and 24 to 64 random bytes in base64."""
+    thresholds: Annotated[tuple[int, ...], BeforeValidator(percentages), BeforeValidator(_listed)] = (80, 100)
+    """Percentages of a limit that are told when they are used: with commas, or an array in the file."""
+    key_expiry_days: int = Field(7, ge=0, le=365)
+    """Days before a key expires that it is told; 0: never."""
+    timeout_s: float = Field(10, gt=0)
+    """Seconds for the receiver to answer."""
+    retry_max_s: float = Field(60, gt=0)
+    """Seconds between two tries at most; the wait doubles from half a second."""
+    pause_s: float = Field(60, gt=0)
+    """Seconds until the next try after the receiver refused the signature or the URL (401, 403, 404, 410)."""
+
+    #: Standard Webhooks sends one at a time.
+    batch_max: ClassVar[int] = 1
+    linger_s: ClassVar[float] = 0.0
+
+    @field_validator("secret")
+    @classmethod
+    def _is_there(cls, value: SecretStr | None, given: ValidationInfo) -> SecretStr | None:
+        if value is None and given.data.get("url") is not None:
+            raise ValueError("is missing, and webhooks.url is set")
+        return value
+
+
 class Settings(_Section):
     """Everything that can be set."""
 
@@ -244,6 +291,7 @@ class Settings(_Section):
     agent: AgentSettings = AgentSettings()
     limits: LimitSettings = LimitSettings()
     entitlements: EntitlementSettings = EntitlementSettings()
+    webhooks: WebhookSettings = WebhookSettings()
 
     @property
     def uses_sandbox(self) -> bool:

@@ -33,6 +33,7 @@ from proxy.store import tenants
 from proxy.upstream import connect
 from proxy.upstream.keys import UpstreamKeys
 from proxy.web.metrics import Metrics
+from proxy.webhooks import sender as webhooks
 from tests.delivery.receiver import Receiver
 
 #: What is shorter is no secret, and may be a part of any word. The gateway's mask has the same bound.
@@ -238,6 +239,7 @@ WATCHED: list[tuple[Any, str, _Seen]] = [
     (UpstreamKeys, "secret", _found),
     (http_sink, "credential", _credential_made),
     (openmeter, "credential", _credential_made),
+    (webhooks, "credential", _credential_made),
     (connect, "_tunnel_for", _tunnel_made),
     (subprocess.Popen, "__init__", _process_started),
     (pytest.TempPathFactory, "mktemp", _directory_made),

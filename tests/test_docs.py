@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import httpx
+import orjson
 import pytest
 import typer.main
 from prometheus_client.parser import text_string_to_metric_families
@@ -13,14 +14,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from proxy.agent.endpoint import ENDPOINTS as AGENT_ENDPOINTS
 from proxy.cli import app as cli
 from proxy.limits import Written
-from proxy.model import MOVES, NO_USAGE, EventState, Outcome, Settlement, UsageSource
+from proxy.model import MOVES, NO_USAGE, EventState, Outcome, Settlement, Topic, UsageSource
 from proxy.settings import ECOSYSTEM_VARIABLES, known_keys
 from proxy.store.limits import set_limit
 from proxy.web.usage import GROUPS, PARAMETERS
+from proxy.webhooks.messages import backlog_late, key_expiring, threshold_crossed
 from proxy.wire.endpoints import ENDPOINTS
 from tests.delivery.ledger import event_of
-from tests.delivery.receiver import Receiver
 from tests.running import tollgate
+from tests.webhooks.hooks import SECRET
+from tests.webhooks.test_messages import KEY, STANDING
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -63,8 +66,8 @@ def test_every_command_is_in_readme(command: str) -> None:
     assert f"tollgate {command}" in README
 
 
-@pytest.mark.parametrize("word", [*Outcome, *UsageSource, *EventState])
-def test_every_outcome_source_and_state_is_in_readme(word: str) -> None:
+@pytest.mark.parametrize("word", [*Outcome, *UsageSource, *EventState, *Topic])
+def test_every_outcome_source_state_and_topic_is_in_readme(word: str) -> None:
     assert f"`{word}`" in README
 
 
@@ -75,6 +78,13 @@ def test_every_member_of_the_event_is_in_readme() -> None:
     event = event_of(settlement, "tollgate")
     for member in (*event, *event["data"]):
         assert f'"{member}"' in README
+
+
+def test_every_member_of_a_webhook_is_in_readme() -> None:
+    for one in (threshold_crossed(STANDING, 80, 0, 0), key_expiring(KEY, 0), backlog_late(1, 0, 0, "", 0)):
+        body = orjson.loads(one.body)
+        for member in (*body, *body["data"]):
+            assert f'"{member}":' in README
 
 
 def test_every_member_of_an_answer_about_usage_is_in_readme(tmp_path: Path) -> None:
@@ -98,7 +108,8 @@ def test_the_moves_in_readme_are_those_of_the_code() -> None:
 
 
 def test_every_metric_is_in_readme(tmp_path: Path) -> None:
-    with Receiver() as receiver, tollgate(tmp_path, KONNECT_API_URL=receiver.base_url) as server:
+    sinks = {"KONNECT_API_URL": "http://127.0.0.1:9", "TOLLGATE_WEBHOOKS__URL": "http://127.0.0.1:9"}
+    with tollgate(tmp_path, TOLLGATE_WEBHOOKS__SECRET=SECRET, **sinks) as server:
         said = httpx.get(f"{server.url}/metrics").text
     ours = {sample.name for family in text_string_to_metric_families(said) for sample in family.samples}
     named = {name for name in ours if name.startswith("tollgate_")} | {"tollgate_refusals_total"}

@@ -35,7 +35,13 @@ OTHER: dict[str, str] = {
     "entitlements.url": "http://localhost:8888/api/v1",
     "entitlements.dialect": "v1",
     "entitlements.when_unknown": "refuse",
+    "webhooks.url": "http://localhost/hooks",
+    "webhooks.secret": "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
+    "webhooks.thresholds": "50, 90",
+    "webhooks.key_expiry_days": "77",
 }
+#: What a key cannot be set without.
+NEEDED = {"webhooks.url": "webhooks.secret"}
 
 
 def other(keys: tuple[str, ...]) -> str:
@@ -49,7 +55,7 @@ def value_of(settings: Settings, keys: tuple[str, ...]) -> Any:
     for key in keys:
         value = getattr(value, key)
     if isinstance(value, tuple):
-        return ", ".join(value)
+        return ", ".join(map(str, value))
     return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 
@@ -88,6 +94,8 @@ def test_every_key_is_settable_in_every_way(keys: tuple[str, ...], way: str, tmp
     else:
         (tmp_path / "tollgate.toml").write_text(toml(keys, value))
         environment = {"TOLLGATE_CONFIG": "tollgate.toml"}
+    if needed := NEEDED.get(".".join(keys)):
+        environment[variable(tuple(needed.split(".")))] = OTHER[needed]
     found = value_of(load(environment, directory=tmp_path), keys)
     assert str(found) in (value, f"{value}.0") or (found is True and value == "true")
     assert found != value_of(Settings(), keys)
@@ -258,12 +266,15 @@ def test_settings_are_frozen() -> None:
 
 def test_secrets_show_neither_in_repr_nor_in_str(tmp_path: Path) -> None:
     secrets = [keys for keys in known_keys() if "key" in keys[-1] or "token" in keys[-1].split("_")]
-    secrets = [keys for keys in secrets if keys[-1] != "token_limit_field"]
+    secrets = [keys for keys in secrets if keys[-1] not in ("token_limit_field", "key_expiry_days")]
     assert len(secrets) == 5
-    settings = load({variable(keys): f"canary-{keys[-1]}" for keys in secrets}, directory=tmp_path)
+    webhooks = OTHER["webhooks.secret"]
+    given = {variable(keys): f"canary-{keys[-1]}" for keys in secrets}
+    settings = load(given | {"TOLLGATE_WEBHOOKS__SECRET": webhooks}, directory=tmp_path)
     assert all(value_of(settings, keys) == f"canary-{keys[-1]}" for keys in secrets)
     for shown in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.upstream)):
         assert "canary" not in shown
+        assert webhooks not in shown
 
 
 @pytest.mark.parametrize(
@@ -303,6 +314,7 @@ def test_the_example_names_every_key_with_its_default_and_explanation(tmp_path: 
         "agent": {},
         "limits": {},
         "entitlements": {},
+        "webhooks": {},
     }
     uncommented = re.sub(r"^# (?=[a-z_]+ = )", "", text, flags=re.MULTILINE)
     path = tmp_path / "all.toml"
@@ -322,3 +334,19 @@ def test_the_example_names_every_key_with_its_default_and_explanation(tmp_path: 
     assert load({"TOLLGATE_CONFIG": str(path)}, directory=tmp_path) == Settings()
     for keys in known_keys():
         assert f"# {explanation(keys)}\n# {keys[-1]} = " in text, keys
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("URL", "ftp://receiver.test/", "webhooks.url (TOLLGATE_WEBHOOKS__URL): must be an http:// or https:// URL"),
+        ("URL", "http://receiver.test/", "webhooks.secret (TOLLGATE_WEBHOOKS__SECRET): is missing, and webhooks.url"),
+        ("SECRET", "not-a-secret-of-ours", "webhooks.secret (TOLLGATE_WEBHOOKS__SECRET): must be whsec_ and 24 to 64"),
+        ("THRESHOLDS", "80,half", "webhooks.thresholds (TOLLGATE_WEBHOOKS__THRESHOLDS): must be whole percentages"),
+        ("KEY_EXPIRY_DAYS", "-1", "webhooks.key_expiry_days (TOLLGATE_WEBHOOKS__KEY_EXPIRY_DAYS): "),
+    ],
+)
+def test_webhooks_that_cannot_work_are_refused(name: str, value: str, words: str, tmp_path: Path) -> None:
+    refused = refusal(tmp_path, **{f"TOLLGATE_WEBHOOKS__{name}": value})
+    assert refused.startswith(words)
+    assert "not-a-secret" not in refused

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from proxy import __version__
-from proxy.cli import backup, config, events, explain, keys, limits, reconcile, serve, tenants, usage
+from proxy.cli import backup, config, events, explain, keys, limits, reconcile, serve, tenants, usage, webhooks
 from proxy.cli.output import complain
 from proxy.errors import ConfigurationError, TollgateError
 from proxy.store.database import RESTORE, is_damage
@@ -83,6 +83,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(limits.app, name="limits")
 app.command("usage")(usage.show_usage)
 app.add_typer(events.app, name="events")
+app.add_typer(webhooks.app, name="webhooks")
 app.command("explain")(explain.explain)
 app.command("backup")(backup.backup)
 app.command("reconcile")(reconcile.reconcile)

@@ -61,6 +61,8 @@ class Watch:
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._warned = 0
+        #: Told when the oldest event has waited for so many seconds, and in words what follows from that.
+        self.late: Callable[[Backlog, int, str], None] = lambda backlog, late_s, words: None
         #: What waited at the last look; nothing before the first.
         self.backlog = Backlog(0, 0, 0, None)
 
@@ -111,6 +113,7 @@ class Watch:
         late = _lateness(self.age_s) if self._has_sink else 0
         if late > self._warned:
             log.warning("%s (%d wait)", _LATE[late][1], self.backlog.pending)
+            self.late(self.backlog, *_LATE[late])
         if late > self._warned or not late:
             self._warned = late
 

@@ -120,6 +120,8 @@ class Quotas:
         self._rate_wait_s = rate_wait_s
         self._now_ms = now_ms
         self._entitled = entitled
+        #: Told when a request is refused for what is used of a limit already, in a window that ends at an instant.
+        self.refused: Callable[[Caller, Limit, int], None] = lambda caller, limit, until_ms: None
         self._accounts: dict[tuple[str, str], Account] = {}
         self._live: dict[str, Reservation] = {}
         self._waiting = 0
@@ -322,6 +324,7 @@ class Quotas:
             while True:
                 rest_s = self._rest_s(reservation, entry, loop.time() - began_s)
                 if rest_s <= 0 or self._waiting > WAITING_MAX:
+                    self._tell(reservation, entry)
                     raise error
                 await entry.counter.change(rest_s)
                 account = await self.account(reservation.caller)  # all may have been forgotten meanwhile
@@ -332,6 +335,12 @@ class Quotas:
                 error, entry = found, in_the_way
         finally:
             self._waiting -= 1
+
+    def _tell(self, reservation: Reservation, entry: Entry) -> None:
+        counter, needed = entry.counter, reservation.amounts[entry.amount_at]
+        slides = counter.counted.window is Window.MINUTE
+        if not entry.is_place and not slides and counter.used + needed > entry.value >= needed:
+            self.refused(reservation.caller, entry.limit, counter.end_ms)
 
     def _rest_s(self, reservation: Reservation, entry: Entry, waited_s: float) -> float:
         """How long to wait for this entry at most; nothing where waiting does not help."""

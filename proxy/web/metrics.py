@@ -5,9 +5,10 @@ The counts are this process's since its start. No tenant, key or model is a labe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hmac import compare_digest
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
@@ -28,6 +29,19 @@ from proxy.gateway.settle import Settler
 from proxy.gateway.tally import Tally
 from proxy.model import Outcome, UsageSource
 from proxy.store.commit import GroupCommit
+from proxy.store.notifications import Counts
+
+
+class WebhooksCounted(Protocol):
+    """What webhooks count (`proxy.webhooks.service.Webhooks`)."""
+
+    @property
+    def counts(self) -> Counts: ...
+
+    @property
+    def results(self) -> Mapping[str, int]:
+        """Deliveries, by what became of them."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +57,7 @@ class Counted:
     sink: CountedSink | None
     connections: Callable[[], int]
     entitlements: Entitlements | None = None
+    webhooks: WebhooksCounted | None = None
 
 
 class Metrics:
@@ -73,6 +88,7 @@ class _Parts(Collector):
         yield from self._ledger()
         yield from self._delivery()
         yield from self._entitlements()
+        yield from self._webhooks()
 
     def _requests(self) -> Iterator[Metric]:
         counted = self._counted
@@ -133,6 +149,17 @@ class _Parts(Collector):
         for result in ("answered", "failed"):
             questions.add_metric([result], asked.questions[result])
         yield questions
+
+    def _webhooks(self) -> Iterator[Metric]:
+        webhooks = self._counted.webhooks
+        if webhooks is None:
+            return
+        yield _gauge("webhooks_pending", "Webhooks that the receiver has not taken yet.", webhooks.counts.pending)
+        yield _gauge("webhooks_dead", "Webhooks that the receiver refused for good.", webhooks.counts.dead)
+        sent = CounterMetricFamily("tollgate_webhook_deliveries", "Webhooks sent, by their result.", labels=["result"])
+        for result, count in webhooks.results.items():
+            sent.add_metric([result], count)
+        yield sent
 
 
 def _authorization(request: Request) -> bytes:

@@ -14,10 +14,11 @@ from proxy.gateway.admit import Admission, Hold
 from proxy.gateway.forward import Exchange
 from proxy.gateway.respond import Passthrough
 from proxy.gateway.settle import Settler
-from proxy.store import commit, followups
+from proxy.store import commit, followups, notifications
 from proxy.store.commit import GroupCommit
 from proxy.store.holds import Holds, Orphan
 from proxy.store.outbox import Outbox
+from proxy.webhooks.sender import Sender
 
 
 def die(*_: object, **__: object) -> None:
@@ -79,6 +80,10 @@ OTHER_STEPS: dict[str, Callable[[], None]] = {
     "before a background response's wait is on disk": lambda: after(followups, "add"),
     "before what was interrupted is settled": lambda: before(Orphan, "settlements"),
     "after what was interrupted is settled": lambda: before(Orphan, "close"),
+    "before what webhooks tell is noted": lambda: before(notifications, "note"),
+    "after what webhooks tell is noted": lambda: after(notifications, "note"),
+    "before a webhook is sent": lambda: before(Sender, "send"),
+    "after a webhook is sent": lambda: after(Sender, "send"),
 }
 
 if __name__ == "__main__":

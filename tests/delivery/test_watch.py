@@ -86,6 +86,8 @@ async def test_it_warns_once_for_each_window_and_again_when_all_had_been_well(
 
     with caplog.at_level(logging.WARNING):
         async with watching(ledger, clock) as watch:
+            told: list[tuple[int | None, int]] = []
+            watch.late = lambda backlog, late_s, words: told.append((backlog.oldest_ms, late_s))
             await ledger.record(replace(settlement(), time_ms=NOW_MS))
             await until(lambda: watch.backlog.pending == 1)
             for minutes in (44, 2, 60, 19 * 60, 60):
@@ -93,6 +95,7 @@ async def test_it_warns_once_for_each_window_and_again_when_all_had_been_well(
                 await rest(watch)
             assert ["45 minutes" in line for line in caplog.messages] == [True, False]
             assert "20 hours" in caplog.messages[1]
+            assert told == [(NOW_MS, 2_700), (NOW_MS, 72_000)]
             await ledger.outbox.accept(["req-0001"])
             await until(lambda: watch.backlog.pending == 0)
             await rest(watch)

@@ -68,6 +68,26 @@ async def test_a_limit_that_is_spent_holds_for_requests_whose_tokens_nobody_know
     await quotas().reserve(call(who, tokens=0, output=0))
 
 
+async def test_a_refusal_for_what_is_used_is_told_and_one_for_what_others_hold_or_a_rate_is_not() -> None:
+    spending = Spending()
+    spending.recorded.append(settlement("1", usage=Usage(60), time_ms=NOW))
+    kept, who = quotas(spending), caller("tokens/day=100", "tokens/hour=1000")
+    told: list[tuple[str, str, int]] = []
+    kept.refused = lambda caller, limit, until_ms: told.append((caller.subject, limit.counted.name, until_ms))
+    await kept.reserve(call(who, tokens=0, output=30))
+    for output in (20, 101):  # others hold it; it would never fit
+        with pytest.raises((QuotaExceeded, RateLimited)):
+            await kept.reserve(call(who, tokens=0, output=output))
+    assert told == []
+    with pytest.raises(QuotaExceeded):
+        await kept.reserve(call(who, tokens=0, output=41))
+    assert told == [("user-001", "tokens/day", 1_776_124_800_000)]
+    for written in ("tokens/minute=60", "requests/minute=1", "inflight=1"):
+        with pytest.raises(RateLimited):
+            await kept.reserve(call(caller(written), tokens=0, output=1))
+    assert len(told) == 1
+
+
 async def test_who_waits_while_all_is_forgotten_reserves_in_what_is_read_anew() -> None:
     kept, who = quotas(wait_s=60), caller("tokens/total=100")
     running = call(who)

@@ -5,12 +5,21 @@ from typing import Any
 
 import httpx
 
+from proxy.store import notifications
+from proxy.webhooks.messages import trial
+from tests.delivery.receiver import Answer, Receiver
 from tests.running import Running, tollgate, wait_until
 from tests.streams import ASK
+from tests.webhooks.hooks import variables
 
 
 def delivery(server: Running) -> dict[str, Any]:
     found: dict[str, Any] = httpx.get(f"{server.url}/readyz").json()["delivery"]
+    return found
+
+
+def webhooks(server: Running) -> dict[str, Any]:
+    found: dict[str, Any] = httpx.get(f"{server.url}/readyz").json()["webhooks"]
     return found
 
 
@@ -24,7 +33,12 @@ def test_a_server_that_can_record_is_ready(tmp_path: Path) -> None:
         answer = httpx.get(f"{server.url}/readyz")
     assert answer.status_code == 200
     nothing = {"pending": 0, "oldest_pending_age_s": None, "dead": 0, "warning": ""}
-    assert answer.json() == {"status": "ready", "ledger": "ok", "delivery": {"state": "off", "trouble": ""} | nothing}
+    assert answer.json() == {
+        "status": "ready",
+        "ledger": "ok",
+        "delivery": {"state": "off", "trouble": ""} | nothing,
+        "webhooks": {"state": "off"},
+    }
 
 
 def test_a_sink_in_trouble_is_told_and_keeps_nobody_from_serving(tmp_path: Path) -> None:
@@ -46,3 +60,14 @@ def test_a_backlog_is_told_with_its_age(tmp_path: Path) -> None:
         wait_until(lambda: delivery(server)["pending"] == 1)
         assert 0 <= delivery(server)["oldest_pending_age_s"] < 60
         assert delivery(server)["warning"] == ""
+
+
+def test_a_receiver_of_webhooks_in_trouble_is_told_and_keeps_nobody_from_serving(tmp_path: Path) -> None:
+    with Receiver(judge=lambda _: Answer(403)) as receiver, tollgate(tmp_path, **variables(receiver)) as server:
+        with server.app.database.transaction() as connection:
+            notifications.note(connection, [trial(0)])
+        wait_until(lambda: webhooks(server)["state"] == "failing" and webhooks(server)["pending"] == 1)
+        answer = httpx.get(f"{server.url}/readyz")
+        assert (answer.status_code, answer.json()["delivery"]["state"]) == (200, "off")
+        assert webhooks(server)["dead"] == 0
+        assert "delivery is paused: 403 Forbidden: the receiver refuses the signature" in webhooks(server)["trouble"]

@@ -11,12 +11,15 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from proxy.store import notifications
+from proxy.webhooks.messages import trial
 from tests.delivery.receiver import Answer, Receiver
 from tests.process import command
 from tests.running import Running, tollgate, wait_until
 from tests.scripted import Peer, ScriptedUpstream, answer
 from tests.store.samples import sums_of_events
 from tests.streams import ASK, ASK_STREAM, PLAIN, SSE_HEAD, STREAM_WITH_USAGE, chunk
+from tests.webhooks.hooks import variables
 
 CHAT = "/v1/chat/completions"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -57,6 +60,7 @@ def test_a_fresh_server_counts_nothing_and_is_up(tmp_path: Path) -> None:
     assert labelled(samples, "settlements_total") == {}
     assert len([1 for name, _ in samples if name == "tollgate_settlements_total"]) == 24, "each is there from the start"
     assert not [name for name, _ in samples if "deliveries" in name], "there is no sink"
+    assert not [name for name, _ in samples if "webhook" in name], "nor are there webhooks"
     assert samples["process_resident_memory_bytes", frozenset()] > 1_000_000
 
 
@@ -188,3 +192,14 @@ def test_no_tenant_key_or_model_is_in_it(tmp_path: Path) -> None:
         said = httpx.get(f"{server.url}/metrics").text
     for word in ("canary", key, str(ASK["model"]), "key_"):
         assert word not in said
+
+
+def test_webhooks_are_counted_apart(tmp_path: Path) -> None:
+    with Receiver([Answer(400)]) as receiver, tollgate(tmp_path, **variables(receiver)) as server:
+        with server.app.database.transaction() as connection:
+            notifications.note(connection, [trial(number) for number in range(2)])
+        wait_until(lambda: value(scrape(server), "webhooks_dead") == 1)
+        samples = scrape(server)
+        assert value(samples, "webhooks_pending") == 0
+        assert labelled(samples, "webhook_deliveries_total") == {("accepted",): 1, ("refused",): 1}
+        assert value(samples, "events_dead") == 0
