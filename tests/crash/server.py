@@ -81,8 +81,6 @@ OTHER_STEPS: dict[str, Callable[[], None]] = {
     "before what was interrupted is settled": lambda: before(Orphan, "settlements"),
     "after what was interrupted is settled": lambda: before(Orphan, "close"),
     "before what webhooks tell is noted": lambda: before(notifications, "note"),
-    "after what webhooks tell is noted": lambda: after(notifications, "note"),
-    "before a webhook is sent": lambda: before(Sender, "send"),
     "after a webhook is sent": lambda: after(Sender, "send"),
 }
 

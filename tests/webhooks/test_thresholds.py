@@ -39,6 +39,7 @@ class World:
     keys: list[str] = field(default_factory=list)
     settled: list[Settlement] = field(default_factory=list)
     thresholds: Thresholds = field(default_factory=lambda: Thresholds(BERLIN, PERCENTS))
+    others: Thresholds = field(default_factory=lambda: Thresholds(BERLIN, PERCENTS))
     ids: Iterator[int] = field(default_factory=count)
 
     def limit(
@@ -74,6 +75,10 @@ class World:
 
     def restart(self) -> None:
         self.thresholds = Thresholds(BERLIN, PERCENTS)
+
+    def change_sides(self) -> None:
+        """Another process looks next, and both believe to be the one that does."""
+        self.thresholds, self.others = self.others, self.thresholds
 
     def noted(self) -> list[Notification]:
         found = notifications.newest(self.connection, limit=1_000_000)
@@ -284,7 +289,7 @@ settles = st.tuples(
     st.sampled_from(["user-001", "user-002"]),
     st.sampled_from(["gpt-4o-2024-08-06", "o3"]),
 )
-does = st.sampled_from(["look", "look", "crash", "restart", "revise", "stand by"])
+does = st.sampled_from(["look", "look", "crash", "restart", "revise", "stand by", "change sides"])
 
 
 @given(deeds=st.lists(settles | st.tuples(does), max_size=40))
@@ -307,6 +312,8 @@ def test_in_any_order_each_mark_is_told_once_if_and_only_if_it_was_reached(deeds
                     world.restart()
                 case ("revise",):
                     set_upstream_key(connection, "user-001", "")
+                case ("change sides",):
+                    world.change_sides()
                 case ("stand by",):
                     world.look(settled=False)
         world.look()
