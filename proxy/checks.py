@@ -12,17 +12,18 @@ _SECRET_BYTES_MAX = 64
 _PERCENT_MAX = 1000
 
 
-def check_webhook_secret(secret: str) -> None:
-    """As Standard Webhooks has it: `whsec_`, and 24 to 64 bytes in base64."""
-    kind, _, encoded = secret.partition("_")
-    try:
-        size = len(base64.b64decode(encoded, validate=True)) if kind == "whsec" else 0
-    except ValueError:
-        size = 0  # its words may quote the secret
-    if not _SECRET_BYTES_MIN <= size <= _SECRET_BYTES_MAX:
-        raise ValueError(
-            'must be whsec_ and 24 to 64 bytes in base64; make one with: echo "whsec_$(openssl rand -base64 32)"'
-        )
+def check_webhook_secrets(secrets: str) -> None:
+    """As Standard Webhooks has it: `whsec_`, and 24 to 64 bytes in base64. Of several, with spaces, each."""
+    for secret in secrets.split() or [""]:
+        kind, _, encoded = secret.partition("_")
+        try:
+            size = len(base64.b64decode(encoded, validate=True)) if kind == "whsec" else 0
+        except ValueError:
+            size = 0  # its words may quote the secret
+        if not _SECRET_BYTES_MIN <= size <= _SECRET_BYTES_MAX:
+            raise ValueError(
+                'must be whsec_ and 24 to 64 bytes in base64; make one with: echo "whsec_$(openssl rand -base64 32)"'
+            )
 
 
 def percentages(listed: object) -> tuple[int, ...]:

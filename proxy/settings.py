@@ -30,7 +30,7 @@ from pydantic import (
     field_validator,
 )
 
-from proxy.checks import check_webhook_secret, percentages
+from proxy.checks import check_webhook_secrets, percentages
 from proxy.errors import ConfigurationError
 from proxy.limits import Calendar
 
@@ -84,8 +84,8 @@ def _listed(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
-def _is_webhook_secret(value: SecretStr) -> SecretStr:
-    check_webhook_secret(value.get_secret_value())
+def _are_webhook_secrets(value: SecretStr) -> SecretStr:
+    check_webhook_secrets(value.get_secret_value())
     return value
 
 
@@ -247,8 +247,8 @@ class WebhookSettings(_Section):
     # A webhook's URL is often a secret itself.
     url: _Url | None = Field(None, repr=False)
     """Where notifications are sent, signed as Standard Webhooks. Empty: nothing is noted."""
-    secret: Annotated[SecretStr, AfterValidator(_is_webhook_secret)] | None = Field(None, validate_default=True)
-    """What they are signed with: `whsec_` and 24 to 64 random bytes in base64."""
+    secret: Annotated[SecretStr, AfterValidator(_are_webhook_secrets)] | None = Field(None, validate_default=True)
+    """Signs them: `whsec_` and 24 to 64 random bytes in base64; while it is changed, both, with a space."""
     thresholds: Annotated[tuple[int, ...], BeforeValidator(percentages), BeforeValidator(_listed)] = (80, 100)
     """Percentages of a limit that are told when they are used: with commas, or an array in the file."""
     key_expiry_days: int = Field(7, ge=0, le=365)

@@ -6,12 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.checks import check_webhook_secret, percentages
+from proxy.checks import check_webhook_secrets, percentages
 
 
 @given(st.binary(min_size=24, max_size=64))
 def test_a_secret_is_24_to_64_bytes_after_its_prefix(secret: bytes) -> None:
-    check_webhook_secret("whsec_" + base64.b64encode(secret).decode())
+    one = "whsec_" + base64.b64encode(secret).decode()
+    check_webhook_secrets(one)
+    check_webhook_secrets(f"{one} {one}")
 
 
 @pytest.mark.parametrize(
@@ -25,12 +27,13 @@ def test_a_secret_is_24_to_64_bytes_after_its_prefix(secret: bytes) -> None:
         "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7o",  # not whole
         "whsec_C2FVsBQIhrscChlQIMV-b5sSYspob7oD",  # of another alphabet
         "whsec_éééééééééééééééééééééééééééééééé",
+        "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD whsec_",
         "whpk_C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
     ],
 )
 def test_anything_else_is_refused_without_being_repeated(secret: str) -> None:
     with pytest.raises(ValueError, match=r"^must be whsec_ and 24 to 64 bytes in base64; make one with: ") as refused:
-        check_webhook_secret(secret)
+        check_webhook_secrets(secret)
     assert not secret or secret == "whsec_" or secret not in str(refused.value)
 
 

@@ -80,7 +80,7 @@ class Lookout:
         self._task: asyncio.Task[None] | None = None
         self._trouble = ""
         self._noted_seq = 0
-        self._keys_due_ms = 0
+        self._keys_looked_ms = -KEYS_EVERY_MS
         self._refused: dict[tuple[Counted, int], Refused] = {}
         # Until when each of these refusals is the same thing.
         self._refusals: dict[tuple[Counted, int], int] = {}
@@ -158,7 +158,8 @@ class Lookout:
         if not leads:
             self._thresholds.forget()
         refused, late = dict(self._refused), list(self._late)
-        keys_are_due = leads and now_ms >= self._keys_due_ms and self._expiry_ms > 0
+        # Also after the clock was set back.
+        keys_are_due = leads and self._expiry_ms > 0 and abs(now_ms - self._keys_looked_ms) >= KEYS_EVERY_MS
 
         def look(connection: sqlite3.Connection) -> tuple[Found, list[Notification], Counts]:
             found = self._thresholds.look(connection, refused.values(), now_ms, settled=leads)
@@ -172,7 +173,7 @@ class Lookout:
             if self._refused[one] is refusal:  # and not another that came meanwhile
                 del self._refused[one]
         if keys_are_due:
-            self._keys_due_ms = now_ms + KEYS_EVERY_MS
+            self._keys_looked_ms = now_ms
 
     async def _note(self, new: list[Notification], seq: int | None) -> None:
         """How far it has looked is noted with what there is to tell, and else now and then."""

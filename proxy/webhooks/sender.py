@@ -44,11 +44,13 @@ class Sender:
         # Whoever knows the path of a webhook can often use it.
         in_path = [part for part in given.path.split("/") if len(part) >= _PATH_SECRET_CHARS_MIN]
         self._now = now
-        self._webhook = Webhook(secret.get_secret_value())
+        # While the secret is changed there are two, and either will do.
+        signing = secret.get_secret_value().split()
+        self._webhooks = [Webhook(one) for one in signing]
         self._endpoint = Endpoint(
             given.copy_with(userinfo=b"", fragment=None),
             headers,
-            secrets=[secret.get_secret_value().removeprefix("whsec_"), *secrets, *in_path],
+            secrets=[*(one.removeprefix("whsec_") for one in signing), *secrets, *in_path],
             shown=str(given.copy_with(userinfo=b"", raw_path=b"/", fragment=None)),
             mend=_MEND,
             timeout_s=timeout_s,
@@ -61,7 +63,7 @@ class Sender:
         headers = {
             "webhook-id": one.id,
             "webhook-timestamp": str(int(signed_at.timestamp())),
-            "webhook-signature": self._webhook.sign(one.id, signed_at, one.body),
+            "webhook-signature": " ".join(webhook.sign(one.id, signed_at, one.body) for webhook in self._webhooks),
         }
         return await self._endpoint.post(one.body.encode(), headers)
 

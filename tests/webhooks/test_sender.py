@@ -79,6 +79,14 @@ async def test_each_try_is_signed_anew_with_the_same_id(receiver: Receiver) -> N
         Webhook(SECRET).verify(HOOK.body, dict(first))
 
 
+async def test_while_the_secret_is_changed_either_will_do(receiver: Receiver) -> None:
+    sender = Sender(receiver.url, SecretStr(f"{OTHER_SECRET} {SECRET}"), 5)
+    receiver.script.append(Answer(200, f"{OTHER_SECRET}, {SECRET}".encode()))
+    assert (await sender.send(HOOK)).said == "whsec_***, whsec_***"
+    await sender.close()
+    assert verified(receiver.received[0]) == verified(receiver.received[0], OTHER_SECRET)
+
+
 async def test_text_that_is_not_ascii_is_signed_as_it_is_sent(receiver: Receiver) -> None:
     odd = replace(HOOK, body='{"type":"webhook.test","timestamp":"","data":{"name":"Zoë 🙂"}}')
     async with sending(receiver.url) as sender:
