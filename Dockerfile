@@ -8,6 +8,7 @@ COPY requirements.lock ./
 RUN /opt/tollgate/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
 COPY pyproject.toml README.md ./
 COPY proxy proxy
+COPY config/billing.toml config/billing.toml
 RUN /opt/tollgate/bin/pip install --no-cache-dir --no-deps .
 
 FROM python:3.13-slim

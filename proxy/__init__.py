@@ -10,9 +10,10 @@ A request passes these stages, in this order; each is a module of its own name i
     settle    one transaction releases the hold and writes event and rollups (`proxy.store`)
 
 The last bytes reach the client after that transaction has committed. Behind the request path, the relay
-(`proxy.delivery`) carries the committed events to the metering engine, and `proxy.billing` asks the engine what it
-made of them. `proxy.webhooks` tells operators what the ledger shows of limits. `proxy.agent` puts three plain
-endpoints on top of the same stages, `proxy.web` and `proxy.cli` let people look, and `proxy.app` wires it all.
+(`proxy.delivery`) carries the committed events to the metering engine. `proxy.billing` rates them by a catalog of
+plans, and asks the engine what it made of them. `proxy.webhooks` tells operators what the ledger shows of limits.
+`proxy.agent` puts three plain endpoints on top of the same stages, `proxy.web` and `proxy.cli` let people look, and
+`proxy.app` wires it all.
 """
 
 __version__ = "0.1.0"

@@ -2,6 +2,7 @@
 
 TollgateError
 ├── ConfigurationError          the start stops; one line names the key
+│   └── CatalogError            billing.toml is wrong; a line for each fault names line, key, rule and fix
 ├── StoreError                  a command on tenants, keys or events cannot be carried out
 │   └── TooMuch                 a report has more rows, or takes more time, than it may
 ├── ProxyError                  answered to the client in OpenAI's error shape
@@ -57,6 +58,15 @@ class TollgateError(Exception):
 
 class ConfigurationError(TollgateError):
     """The settings are wrong. The message is one line that names the key."""
+
+
+class CatalogError(ConfigurationError):
+    """The billing catalog is wrong. `faults` has a line for each thing that is."""
+
+    def __init__(self, faults: list[str]) -> None:
+        more = f" (and {len(faults) - 1} more: tollgate billing check)" if len(faults) > 1 else ""
+        super().__init__(faults[0] + more)
+        self.faults = faults
 
 
 class StoreError(TollgateError):

@@ -147,6 +147,11 @@ class Calendar:
         """The first instant of a day."""
         return self._instant(datetime(day.year, day.month, day.day))
 
+    def later(self, ms: int, *, months: int = 0, days: int = 0) -> int:
+        """The same time of day so many months, and then days, later; on the last day of a month that is too short."""
+        wall = (_EPOCH + ms * _MS).astimezone(self._zone).replace(tzinfo=None)
+        return self._instant(_months_later(wall, months) + timedelta(days=days))
+
     def _instant(self, wall: datetime) -> int:
         return (wall.replace(tzinfo=self._zone).astimezone(UTC) - _EPOCH) // _MS
 

@@ -234,6 +234,13 @@ class EntitlementSettings(_Section):
     """What holds while nobody knows: the limits that are set here alone, or 503."""
 
 
+class BillingSettings(_Section):
+    """What tenants are billed by."""
+
+    file: str | None = None
+    """The catalog of meters, features, plans and prices. Empty: the one that comes with Tollgate."""
+
+
 class AgentSettings(_Section):
     """The agent layer (`/api/generate`, `/api/summarize`, `/api/analyze`)."""
 
@@ -292,6 +299,7 @@ class Settings(_Section):
     limits: LimitSettings = LimitSettings()
     entitlements: EntitlementSettings = EntitlementSettings()
     webhooks: WebhookSettings = WebhookSettings()
+    billing: BillingSettings = BillingSettings()
 
     @property
     def uses_sandbox(self) -> bool:

@@ -28,8 +28,8 @@ MAY_IMPORT = {
     "store": {"model", "errors", "limits", "instants"},
     "gateway": {"model", "errors", "limits", "settings", "wire", "upstream", "store"},
     "delivery": {"model", "errors", "settings", "wire", "store"},
-    "billing": {"model", "errors", "settings", "wire", "store", "delivery"},
     "webhooks": {"model", "errors", "limits", "instants", "settings", "store", "delivery", "web"},
+    "billing": {"model", "errors", "limits", "instants", "settings", "wire", "store", "delivery"},
     "agent": {"model", "errors", "settings", "wire", "upstream", "store", "gateway"},
     "web": {"model", "errors", "limits", "instants", "settings", "gateway", "store", "delivery"},
     "app": {

@@ -315,6 +315,7 @@ def test_the_example_names_every_key_with_its_default_and_explanation(tmp_path: 
         "limits": {},
         "entitlements": {},
         "webhooks": {},
+        "billing": {},
     }
     uncommented = re.sub(r"^# (?=[a-z_]+ = )", "", text, flags=re.MULTILINE)
     path = tmp_path / "all.toml"

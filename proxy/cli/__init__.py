@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from proxy import __version__
-from proxy.cli import backup, config, events, explain, keys, limits, reconcile, serve, tenants, usage, webhooks
+from proxy.cli import backup, billing, config, events, explain, keys, limits, reconcile, serve, tenants, usage, webhooks
 from proxy.cli.output import complain
 from proxy.errors import ConfigurationError, TollgateError
 from proxy.store.database import RESTORE, is_damage
@@ -87,6 +87,7 @@ app.add_typer(webhooks.app, name="webhooks")
 app.command("explain")(explain.explain)
 app.command("backup")(backup.backup)
 app.command("reconcile")(reconcile.reconcile)
+app.add_typer(billing.app, name="billing")
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import typer
 from pydantic import SecretStr
 
 from proxy import settings
+from proxy.billing import catalog_file
 from proxy.cli.output import Json, print_json, printable
 from proxy.settings import ECOSYSTEM_VARIABLES, Settings, known_keys
 from proxy.store.database import Database
@@ -40,6 +41,7 @@ def check_config(as_json: Json = False) -> None:
     """Check the settings and print them, secrets masked."""
     loaded = settings.load()
     Database(loaded.database_url)  # its own check of the URL; no file is made
+    catalog_file.load(loaded.billing.file)
     lines = [*_lines(loaded)]
     if as_json:
         print_json(_nested(lines))

@@ -47,7 +47,7 @@ def create(
     expires_ms = None if expires is None else _parsed(lambda: parse_expiry(expires, now), "--expires")
     if models and not all(models):
         raise typer.BadParameter("a model's name is empty", param_hint="--model")
-    secret = _read_line() if imported == "-" else imported
+    secret = read_secret(imported)
     _, database = open_store()
     with database.transaction() as connection:
         key, secret = tenants.create_key(
@@ -176,7 +176,10 @@ def _print_secret(key: Key, secret: str) -> None:
     typer.echo("It is shown only now: it is stored nowhere and cannot be shown again.")
 
 
-def _read_line() -> str:
+def read_secret(imported: str | None) -> str | None:
+    """What `--import` brings along; - stands for standard input."""
+    if imported != "-":
+        return imported
     line = typer.get_binary_stream("stdin").readline(_LINE_BYTES_MAX)
     return line.decode("utf-8", "surrogateescape").rstrip("\r\n")
 

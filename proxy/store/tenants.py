@@ -150,6 +150,12 @@ def keys_expiring(connection: sqlite3.Connection, now_ms: int, until_ms: int) ->
     return [_key(row) for row in connection.execute(queries.KEYS_EXPIRING, (now_ms, until_ms))]
 
 
+def has_key(connection: sqlite3.Connection, tenant_id: str, secret: str) -> bool:
+    """Whether a key is this tenant's already."""
+    row = connection.execute(queries.KEY_OWNER, (hash_of(secret.encode()),)).fetchone()
+    return row is not None and row[0] == tenant_id
+
+
 def revoke_key(connection: sqlite3.Connection, key_id: str, *, now_ms: int) -> Key:
     """Refuse this key from now on. Revoking it again changes nothing."""
     connection.execute(queries.REVOKE_KEY, (now_ms, key_id))
