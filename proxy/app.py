@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.agent.endpoint import ENDPOINTS, Agent
 from proxy.billing.entitlements import entitlements_of
+from proxy.declaration.reload import apply_first
 from proxy.delivery.relay import Relay
 from proxy.delivery.sinks import EventCourier, sink_for
 from proxy.delivery.sinks.counted import CountedSink
@@ -77,6 +78,8 @@ class App:
         self.settings = settings
         self.database = Database(settings.database_url)
         self.database.create()
+        #: Follows the file of the settings, where there is one, for the tenants that it declares.
+        self.reload = apply_first(settings, self.database, _now_ms)
         #: The secret of the demo key, where this start has made one.
         self.demo_key = _create_demo(self.database) if settings.uses_sandbox else _end_demo(self.database)
         self._sandbox = Sandbox() if settings.uses_sandbox else None
@@ -150,6 +153,9 @@ class App:
         self.commit.start()
         self._running.push_async_callback(self.commit.stop)
         self._running.callback(self._callers.close)
+        if self.reload is not None:
+            self.reload.start(self.commit, self._callers.recheck)
+            self._running.push_async_callback(self.reload.stop)
         self._running.callback(self._owned.close)
         rescue.start()
         await self._start_limits()
@@ -192,12 +198,19 @@ class App:
         watch.start()
         self._running.push_async_callback(watch.stop)
         trouble = None if self._relay is None else self._delivery_trouble
-        readiness = Readiness(self.commit, watch, trouble, self._webhooks, self._entitlements)
+        declared = None if self.reload is None else self.reload.declared
+        readiness = Readiness(
+            *(self.commit, watch, trouble),
+            webhooks=self._webhooks,
+            entitlements=self._entitlements,
+            declared=declared,
+        )
         counted = Counted(
             *(self.admission, gateway, settler, self._tally, self.commit, watch, self._sink),
             connections=lambda: pool.connections,
             entitlements=self._entitlements,
             webhooks=self._webhooks,
+            declared=declared,
         )
         token = settings.admin_token
         metrics = Metrics(counted, "" if token is None else token.get_secret_value())
@@ -300,7 +313,7 @@ def _end_demo(database: Database) -> str:
     """The demo key was printed where others may read it: it must not spend money at a real upstream."""
     with database.transaction() as connection:
         for key in keys(connection, DEMO_TENANT):
-            if key.name == _DEMO_KEY and key.revoked_ms is None:
+            if key.name == _DEMO_KEY and key.revoked_ms is None and key.origin == "managed":
                 revoke_key(connection, key.id, now_ms=_now_ms())
     return ""
 

@@ -2,7 +2,8 @@
 
 TollgateError
 ├── ConfigurationError          the start stops; one line names the key
-│   └── CatalogError            billing.toml is wrong; a line for each fault names line, key, rule and fix
+│   ├── CatalogError            billing.toml is wrong; a line for each fault names line, key, rule and fix
+│   └── WrongDeclaration        what a file declares of tenants; a server that runs goes on with what it declared before
 ├── StoreError                  a command on tenants, keys or events cannot be carried out
 │   └── TooMuch                 a report has more rows, or takes more time, than it may
 ├── ProxyError                  answered to the client in OpenAI's error shape
@@ -67,6 +68,17 @@ class CatalogError(ConfigurationError):
         more = f" (and {len(faults) - 1} more: tollgate billing check)" if len(faults) > 1 else ""
         super().__init__(faults[0] + more)
         self.faults = faults
+
+
+class WrongDeclaration(ConfigurationError):
+    """What a file declares of tenants is refused whole.
+
+    The message names the place. `place` says it without naming anybody: `tenants[2].keys[0].sha256`, or a line.
+    """
+
+    def __init__(self, message: str, place: str) -> None:
+        super().__init__(message)
+        self.place = place
 
 
 class StoreError(TollgateError):

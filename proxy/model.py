@@ -116,6 +116,10 @@ NO_UNITS = Units()
 SUBJECT_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
 
 
+#: Who changes a plan, a tenant or a key: commands; a file, which declares it; or nobody, since a file no longer does.
+Provenance = Literal["managed", "declared", "withdrawn"]
+
+
 @dataclass(frozen=True, slots=True)
 class Tenant:
     """Who is billed. Its id is the subject of its events.
@@ -131,6 +135,7 @@ class Tenant:
     upstream_key: str = ""
     plan: str = ""
     anchor_ms: int = 0
+    origin: Provenance = "managed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +151,7 @@ class Key:
     created_ms: int
     expires_ms: int | None
     revoked_ms: int | None
+    origin: Provenance = "managed"
 
 
 class Unit(StrEnum):

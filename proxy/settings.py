@@ -8,10 +8,8 @@ must not go to the upstream that this project's `.env` names.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -24,6 +22,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     SecretStr,
     ValidationError,
     ValidationInfo,
@@ -33,9 +32,9 @@ from pydantic import (
 from proxy.checks import check_webhook_secrets, percentages
 from proxy.errors import ConfigurationError
 from proxy.limits import Calendar
+from proxy.source import CONFIG_VARIABLE, DECLARING, Source, nearest
 
 _PREFIX = "TOLLGATE_"
-_CONFIG_VARIABLE = "TOLLGATE_CONFIG"
 _NESTED = "__"
 
 #: Names of the ecosystem that are honoured as they are, and the keys they stand for.
@@ -300,6 +299,12 @@ class Settings(_Section):
     entitlements: EntitlementSettings = EntitlementSettings()
     webhooks: WebhookSettings = WebhookSettings()
     billing: BillingSettings = BillingSettings()
+    _source: Source | None = PrivateAttr(None)
+
+    @property
+    def source(self) -> Source | None:
+        """The file that they were read from, if there is one."""
+        return self._source
 
     @property
     def uses_sandbox(self) -> bool:
@@ -314,8 +319,22 @@ def load(environment: Mapping[str, str] | None = None, *, directory: Path | None
     """
     directory = directory or Path.cwd()
     variables = _read_env_file(directory / ".env") | _given(os.environ if environment is None else environment)
-    path = variables.pop(_CONFIG_VARIABLE, None)
-    merged = {} if path is None else _read_file(directory / path)
+    path = variables.pop(CONFIG_VARIABLE, None)
+    if path is None:
+        return _settings({}, variables)
+    source = Source(directory.absolute() / path, variables)
+    settings = _settings(_checked(source.read_ahead()[0], source.path), variables)
+    settings._source = source
+    return settings
+
+
+def read(source: Source) -> tuple[Settings, dict[str, Any] | None]:
+    """The settings as the file has them now, and its tables that are none (`Source.read`). Raises as `load` does."""
+    document, declaring = source.read()
+    return _settings(_checked(document, source.path), source.variables), declaring
+
+
+def _settings(merged: dict[str, Any], variables: Mapping[str, str]) -> Settings:
     for name, keys in ECOSYSTEM_VARIABLES.items():
         if name in variables:
             _put(merged, keys, variables[name])
@@ -324,7 +343,7 @@ def load(environment: Mapping[str, str] | None = None, *, directory: Path | None
         if name in known:
             _put(merged, known[name], value)
         elif name.startswith(_PREFIX):
-            raise ConfigurationError(f"{name} is not a setting.{_nearest(name, [*known, _CONFIG_VARIABLE])}")
+            raise ConfigurationError(f"{name} is not a setting.{nearest(name, [*known, CONFIG_VARIABLE])}")
     try:
         return Settings(**merged)
     except ValidationError as error:
@@ -369,20 +388,15 @@ def _given(variables: Mapping[str, str | None]) -> dict[str, str]:
     return given
 
 
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        document = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{_CONFIG_VARIABLE}: cannot read {path}: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{path}: {error}") from None
+def _checked(document: dict[str, Any], path: Path) -> dict[str, Any]:
     names = {".".join(keys) for keys in known_keys()}
     sections = {keys[0] for keys in known_keys() if len(keys) > 1}
+    known = sorted({*names, *sections, *DECLARING})
     for key in _flat(document, sections):
         if key in sections:
             raise ConfigurationError(f"{path}: {key} is a section: write [{key}]")
         if key not in names:
-            raise ConfigurationError(f"{path}: {key} is not a setting.{_nearest(key, sorted(names | sections))}")
+            raise ConfigurationError(f"{path}: {key} is not a setting.{nearest(key, known)}")
     return _without_empty(document)
 
 
@@ -408,12 +422,6 @@ def _put(mapping: dict[str, Any], keys: tuple[str, ...], value: str) -> None:
     for key in keys[:-1]:
         mapping = mapping.setdefault(key, {})
     mapping[keys[-1]] = value
-
-
-def _nearest(name: str, names: list[str]) -> str:
-    elsewhere = [known for known in names if known.endswith(f".{name}")]  # the right key outside its section
-    close = elsewhere or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f" Did you mean {close[0]}?" if close else ""
 
 
 def _first_fault(error: ValidationError) -> str:

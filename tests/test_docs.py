@@ -108,8 +108,9 @@ def test_the_moves_in_readme_are_those_of_the_code() -> None:
 
 
 def test_every_metric_is_in_readme(tmp_path: Path) -> None:
+    declaring = {"TOLLGATE_CONFIG": str(ROOT / "config" / "tollgate.example.toml")}
     sinks = {"KONNECT_API_URL": "http://127.0.0.1:9", "TOLLGATE_WEBHOOKS__URL": "http://127.0.0.1:9"}
-    with tollgate(tmp_path, TOLLGATE_WEBHOOKS__SECRET=SECRET, **sinks) as server:
+    with tollgate(tmp_path, TOLLGATE_WEBHOOKS__SECRET=SECRET, **sinks, **declaring) as server:
         said = httpx.get(f"{server.url}/metrics").text
     ours = {sample.name for family in text_string_to_metric_families(said) for sample in family.samples}
     named = {name for name in ours if name.startswith("tollgate_")} | {"tollgate_refusals_total"}

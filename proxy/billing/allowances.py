@@ -43,6 +43,11 @@ class Unheld:
     reason: str
 
 
+def entitled(snapshot: Snapshot) -> list[str]:
+    """The features of which a plan says how much may be used."""
+    return [*dict.fromkeys(feature for phase in snapshot.plan.phases for feature in _entitled(phase.rate_cards))]
+
+
 def allowances(snapshot: Snapshot) -> tuple[list[Allowance], list[Unheld]]:
     """What of a plan's entitlements can be held to by limits, and what cannot."""
     held: list[Allowance] = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass, replace
 
-from proxy.billing.allowances import Allowance, Unheld, allowances
+from proxy.billing.allowances import Allowance, Unheld, allowances, entitled
 from proxy.billing.catalog import Catalog, Snapshot
 from proxy.billing.reading import nearest
 from proxy.errors import StoreError
@@ -19,6 +19,7 @@ from proxy.store import limits, subscriptions, tenants
 from proxy.store.subscriptions import Subscription
 
 _SECOND_MS = 1_000
+_DECLARED = "the tenant is declared in a file: write its limits there"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +178,12 @@ def _subscribe(
 
 
 def _hold(connection: sqlite3.Connection, tenant: Tenant, before: Snapshot | None, after: Snapshot | None) -> Held:
-    """Put the limits of one plan in the place of another's. Limits that somebody has set otherwise are theirs."""
+    """Put the limits of one plan in the place of another's. Limits that somebody has set otherwise are theirs.
+
+    What a declared tenant may use stands in its file alone.
+    """
+    if tenant.origin == "declared":
+        return Held(unheld=tuple(Unheld(feature, _DECLARED) for feature in (entitled(after) if after else ())))
     own = {_place(one.counted): one for one in limits.limits_of(connection, "tenant", tenant.id)}
     for one in allowances(before)[0] if before else ():
         if _is(own.get(_named(one)), one):

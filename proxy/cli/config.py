@@ -12,7 +12,9 @@ from pydantic import SecretStr
 
 from proxy import settings
 from proxy.billing import catalog_file
+from proxy.cli.instants import now_ms
 from proxy.cli.output import Json, print_json, printable
+from proxy.declaration.apply import Declared
 from proxy.settings import ECOSYSTEM_VARIABLES, Settings, known_keys
 from proxy.store.database import Database
 
@@ -38,18 +40,35 @@ class _Line:
 
 
 def check_config(as_json: Json = False) -> None:
-    """Check the settings and print them, secrets masked."""
+    """Check the settings, and what the file declares of tenants, and print them, secrets masked."""
     loaded = settings.load()
     Database(loaded.database_url)  # its own check of the URL; no file is made
     catalog_file.load(loaded.billing.file)
     lines = [*_lines(loaded)]
+    declared = _declared(loaded)
     if as_json:
-        print_json(_nested(lines))
+        print_json(_nested(lines) | ({} if declared is None else {"declared": declared}))
         return
     pairs = [f"{'.'.join(line.keys)} = {_written(line.value)}" for line in lines]
     width = max(len(pair) for pair in pairs)
     for line, pair in zip(lines, pairs, strict=True):
         typer.echo(f"{pair:{width}}  # {', '.join(line.variables)}{' (default)' * line.is_default}")
+    if declared is not None:
+        told = ", ".join(f"{name}: {value}" for name, value in declared.items())
+        typer.echo(f"# declared beside the settings: {told}")
+
+
+def _declared(loaded: Settings) -> dict[str, int | str] | None:
+    """How much the file declares, and what a server would change for it. Raises `ConfigurationError`."""
+    if loaded.source is None:
+        return None
+    declared = Declared(loaded.source, loaded.limits.time_zone, now_ms)
+    declaration, changes = declared.check(Database(loaded.database_url))
+    if not declaration.is_given:
+        return None
+    keys = sum(len(tenant.keys) for tenant in declaration.tenants.values())
+    counts = {"plans": len(declaration.plans), "tenants": len(declaration.tenants), "keys": keys}
+    return counts | {"changes": changes.words or "none"}
 
 
 def masked(value: Any) -> str | int | float | bool | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from getpass import getpass
 from typing import Annotated, Any
 
 import typer
@@ -121,6 +123,23 @@ def revoke(key_id: _KeyId, as_json: Json = False) -> None:
         typer.echo(f"Key {key.id} of tenant {key.tenant_id} is revoked since {iso_short(key.revoked_ms)}.")
 
 
+@app.command("hash")
+def print_hash(
+    generate: Annotated[bool, typer.Option("--generate", help="Make a new key, and print it as well.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print the SHA-256 that declares a key in the file of the settings. The key is read from standard input."""
+    secret = tenants.new_secret() if generate else _read_secret()
+    tenants.check_secret(secret)
+    hashed = tenants.hash_of(secret.encode()).hex()
+    if as_json:
+        print_json({"sha256": hashed} | ({"key": secret} if generate else {}))
+        return
+    typer.echo(f'sha256 = "{hashed}"')
+    if generate:
+        typer.echo(f"\nThe key is shown only now, and stored nowhere:\n\n  {secret}")
+
+
 def status_of(key: Key, now_ms: int) -> str:
     if key.revoked_ms is not None:
         return "revoked"
@@ -140,6 +159,7 @@ def key_json(key: Key, now_ms: int) -> dict[str, Any]:
         "created_at": iso(key.created_ms),
         "expires_at": iso_or_none(key.expires_ms),
         "revoked_at": iso_or_none(key.revoked_ms),
+        "origin": key.origin,
     }
 
 
@@ -151,7 +171,7 @@ def print_keys(keys: Sequence[Key], now_ms: int, *, empty: str) -> None:
                 key.id,
                 key.tenant_id,
                 key.name,
-                f"tg_…{key.hint}" if key.hint else "imported",
+                f"tg_…{key.hint}" if key.hint else "imported" if key.origin == "managed" else key.origin,
                 status_of(key, now_ms),
                 ", ".join(key.models) or "all",
                 "yes" if key.trusted else "no",
@@ -180,6 +200,16 @@ def read_secret(imported: str | None) -> str | None:
     """What `--import` brings along; - stands for standard input."""
     if imported != "-":
         return imported
+    return _read_line()
+
+
+def _read_secret() -> str:
+    if sys.stdin is not None and sys.stdin.isatty():
+        return getpass("Key: ")
+    return _read_line()
+
+
+def _read_line() -> str:
     line = typer.get_binary_stream("stdin").readline(_LINE_BYTES_MAX)
     return line.decode("utf-8", "surrogateescape").rstrip("\r\n")
 

@@ -17,9 +17,10 @@ from proxy.cli.output import Json, print_json, print_table, printable
 from proxy.cli.standings import print_standings, standing_json, standings, told
 from proxy.errors import StoreError
 from proxy.limits import KINDS, VALUE_MAX, Calendar, Written, check_filters
-from proxy.model import SUBJECT_PATTERN, Counted, Limit, Unit, Window
+from proxy.model import SUBJECT_PATTERN, Counted, Limit, Provenance, Unit, Window
 from proxy.store import limits as stored
 from proxy.store import tenants
+from proxy.store.declared import provenance
 from proxy.store.limits import Owner
 from proxy.web.report import limit_json
 
@@ -144,13 +145,16 @@ def list_plans(as_json: Json = False) -> None:
     _, database = open_store()
     with reading(database) as connection:
         on_each = _plans(connection)
-        found = [(name, count, stored.limits_of(connection, "plan", name)) for name, count in on_each.items()]
+        found = [
+            (name, count, stored.limits_of(connection, "plan", name), provenance(connection, "plan", name))
+            for name, count in on_each.items()
+        ]
     if as_json:
         print_json([_plan_json(*one) for one in found])
         return
     print_table(
-        ("plan", "tenants", "limits"),
-        [(name, count, ", ".join(map(told, limits)) or "none") for name, count, limits in found],
+        ("plan", "tenants", "limits", "origin"),
+        [(name, count, ", ".join(map(told, limits)) or "none", origin) for name, count, limits, origin in found],
         empty=f"There are no plans. Make one by its first limit: tollgate limits set --plan NAME {_EXAMPLE}",
     )
 
@@ -286,8 +290,9 @@ def _show_plan(name: str, as_json: bool) -> None:
         check_known_plan(connection, name)
         count = _plans(connection)[name]
         limits = stored.limits_of(connection, "plan", name)
+        origin = provenance(connection, "plan", name)
     if as_json:
-        print_json(_plan_json(name, count, limits))
+        print_json(_plan_json(name, count, limits, origin))
         return
     print_table(
         ("limit", "value", "type"),
@@ -304,5 +309,5 @@ def _own_json(whose: Owner, owner: str, found: Sequence[Limit]) -> dict[str, Any
     return {"owner_kind": whose, "owner": owner, "limits": [limit_json(one) for one in found]}
 
 
-def _plan_json(name: str, count: int, limits: Sequence[Limit]) -> dict[str, Any]:
-    return {"plan": name, "tenants": count, "limits": [limit_json(one) for one in limits]}
+def _plan_json(name: str, count: int, limits: Sequence[Limit], origin: Provenance) -> dict[str, Any]:
+    return {"plan": name, "tenants": count, "limits": [limit_json(one) for one in limits], "origin": origin}

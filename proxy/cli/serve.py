@@ -24,6 +24,8 @@ from proxy.errors import ConfigurationError, TollgateError
 from proxy.settings import Settings
 from proxy.web.server import Server, authority, inherited, listen, server_config
 
+log = logging.getLogger(__name__)
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 #: Uvicorn says this of an answer that broke off upstream and is passed on just so. The gateway logs it with the reason.
@@ -57,6 +59,7 @@ def run(settings: Settings) -> NoReturn:
     _set_up_logging(settings.log_level, start)
     for number in _SIGNALS:
         signal.signal(number, _leave)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something that could be read again
     # First of all: a start that fails for its port must not have made the demo key, which is shown only once.
     handed_over = inherited(os.environ)
     listeners = handed_over or listen(settings.host, settings.port)
@@ -80,11 +83,13 @@ class _Server(Server):
         self._start = start
         self._app = app
         self._host = host
+        self._had_terminal = _has_terminal()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         for number in _SIGNALS:
             signal.signal(number, self.handle_exit)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
         yield
 
     def handle_exit(self, _signal: int, _frame: FrameType | None) -> None:
@@ -95,6 +100,15 @@ class _Server(Server):
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         self.should_exit = True
+
+    def _reload(self) -> None:
+        """Read the file of the settings again. A terminal that was closed says the same, and stops its server."""
+        if self._had_terminal and not _has_terminal():
+            self.handle_exit(signal.SIGHUP, None)
+        elif self._app.reload is None:
+            log.info("there is nothing to read again: TOLLGATE_CONFIG names no file")
+        else:
+            self._app.reload.soon()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -143,6 +157,14 @@ def _introduce(app: App, url: str) -> None:
         )
     if app.demo_key:
         typer.echo(_DEMO.format(url=url, key=app.demo_key), err=True)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.tcgetpgrp(0)
+    except OSError:
+        return False
+    return True
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -12,9 +12,11 @@ from proxy.cli.limits import check_known_plan
 from proxy.cli.opening import open_store, reading
 from proxy.cli.output import Json, print_facts, print_json, print_table, printable
 from proxy.cli.standings import print_standings, standing_json, standings
+from proxy.declaration.write import written
 from proxy.limits import Calendar
 from proxy.model import Tenant, Window
 from proxy.store import tenants
+from proxy.store.declared import applied
 from proxy.store.limits import effective
 
 app = typer.Typer(help="Who is billed.", no_args_is_help=True)
@@ -55,9 +57,9 @@ def list_tenants(as_json: Json = False) -> None:
         print_json([_tenant_json(tenant) for tenant in found])
         return
     print_table(
-        ("id", "name", "status", "created", "plan", "upstream key"),
+        ("id", "name", "status", "created", "plan", "upstream key", "origin"),
         [
-            (one.id, one.name, one.status, iso_short(one.created_ms), one.plan, one.upstream_key or _SHARED)
+            (one.id, one.name, one.status, iso_short(one.created_ms), one.plan, one.upstream_key or _SHARED, one.origin)
             for one in found
         ],
         empty="There are no tenants. Add one: tollgate tenants create ID",
@@ -73,6 +75,7 @@ def show(tenant_id: _TenantId, as_json: Json = False) -> None:
         tenant = tenants.tenant(connection, tenant_id)
         limits = standings(connection, effective(connection, tenant.id), calendar, now)
         keys = tenants.keys(connection, tenant.id)
+        origin = f"declared in {applied(connection).file}" if tenant.origin == "declared" else tenant.origin
     if as_json:
         lists = {"limits": [standing_json(one) for one in limits], "keys": [key_json(key, now) for key in keys]}
         print_json(_tenant_json(tenant) | lists)
@@ -86,12 +89,24 @@ def show(tenant_id: _TenantId, as_json: Json = False) -> None:
             ("upstream key", tenant.upstream_key or _SHARED),
             ("plan", tenant.plan or "none"),
             ("periods since", iso_short(tenant.anchor_ms)),
+            ("origin", origin),
         ]
     )
     typer.echo()
     print_standings(limits, empty=f"It has no limits. Set one: tollgate limits set {tenant.id} tokens/month=10000")
     typer.echo()
     print_keys(keys, now, empty=f"It has no keys. Make one: tollgate keys create {tenant.id}")
+
+
+@app.command("export")
+def export(
+    tenant_ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Only these; all, if left out.")] = None,
+) -> None:
+    """Print tenants, their plans and keys (hashes) as TOML, for the file that is to declare them."""
+    _, database = open_store()
+    with reading(database) as connection:
+        ids = tenant_ids or [one.id for one in tenants.tenants(connection)]
+        typer.echo(written(connection, ids), nl=False)
 
 
 @app.command("set-upstream-key")
@@ -189,4 +204,5 @@ def _tenant_json(tenant: Tenant) -> dict[str, Any]:
         "upstream_key": tenant.upstream_key or None,
         "plan": tenant.plan or None,
         "period_anchor": iso(tenant.anchor_ms),
+        "origin": tenant.origin,
     }

@@ -63,6 +63,10 @@ class Callers:
             known = self._limits.get((tenant_id, key_id))
             return self._look_up_limits(tenant_id, key_id) if known is None else known
 
+    def recheck(self) -> None:
+        """Something was changed here just now: it is in force with the next request."""
+        self._checked_at = -math.inf
+
     def close(self) -> None:
         """Close the connection; a later look-up opens it again."""
         self._link.close()

@@ -11,6 +11,7 @@ from proxy.errors import StoreError
 from proxy.limits import Written, check_filters
 from proxy.model import Counted, Limit, Unit, Window
 from proxy.store import queries
+from proxy.store.declared import check_managed
 from proxy.store.tenants import key, tenant
 
 Owner = Literal["plan", "tenant", "key"]
@@ -60,6 +61,7 @@ def unset_limit(
     tokens: str = "",
 ) -> None:
     """Raises `StoreError` where there is no such limit."""
+    _check_managed(connection, kind, owner)
     done = connection.execute(queries.UNSET_LIMIT, (kind, owner, unit, window, model, tokens))
     if not done.rowcount:
         name = Counted(kind, owner, unit, window, model, tokens).name
@@ -85,7 +87,7 @@ def effective(connection: sqlite3.Connection, tenant_id: str, key_id: str = "") 
     row = connection.execute(queries.TENANT, (tenant_id,)).fetchone()
     found: dict[Counted, Limit] = {}
     if row is not None:
-        *_, plan, anchor_ms = row
+        *_, plan, anchor_ms, _ = row
         for kind, owner in (("plan", plan), ("tenant", tenant_id)):
             for one in connection.execute(queries.LIMITS_OF, (kind, owner)) if owner else ():
                 limit = _limit(one, scope="tenant", owner=tenant_id, anchor_ms=anchor_ms)
@@ -138,6 +140,15 @@ def _check_owner(connection: sqlite3.Connection, kind: Owner, owner: str) -> Non
             tenant(connection, owner)
         case "key":
             key(connection, owner)
+    _check_managed(connection, kind, owner)
+
+
+def _check_managed(connection: sqlite3.Connection, kind: Owner, owner: str) -> None:
+    if kind == "key":
+        tenant_id = key(connection, owner).tenant_id
+        check_managed(connection, "tenant", tenant_id, what=f"key {owner} of tenant {tenant_id}")
+    else:
+        check_managed(connection, kind, owner)
 
 
 def _limit(row: Sequence[Any], *, scope: str, owner: str, anchor_ms: int = 0) -> Limit:

@@ -149,7 +149,11 @@ HAS_USAGE = "SELECT 1 FROM rollups WHERE subject = ? LIMIT 1"
 # The keys of a tenant, and of the one that a key belongs to.
 KEY_NAMES = "SELECT id, name FROM keys WHERE tenant_id IN (?, (SELECT tenant_id FROM keys WHERE id = ?))"
 
-_TENANT_COLUMNS = "id, name, status, created_ms, upstream_key, plan, coalesce(anchor_ms, created_ms)"
+# Who changes it: managed by command, declared in a file, or declared once and withdrawn.
+_ORIGIN = "coalesce((SELECT state FROM declared WHERE owner_kind = '%s' AND owner = id), 'managed')"
+_TENANT_COLUMNS = (
+    f"id, name, status, created_ms, upstream_key, plan, coalesce(anchor_ms, created_ms), {_ORIGIN % 'tenant'}"
+)
 INSERT_TENANT = """
     INSERT INTO tenants (id, name, status, created_ms, upstream_key, plan) VALUES (?, ?, 'active', ?, ?, ?)
 """
@@ -165,9 +169,10 @@ INSERT_KEY = """
     INSERT INTO keys (id, tenant_id, name, hash, hint, models, trusted, created_ms, expires_ms)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-_KEY_COLUMNS = "id, tenant_id, name, hint, models, trusted, created_ms, expires_ms, revoked_ms"
+_KEY_COLUMNS = f"id, tenant_id, name, hint, models, trusted, created_ms, expires_ms, revoked_ms, {_ORIGIN % 'key'}"
 KEY = f"SELECT {_KEY_COLUMNS} FROM keys WHERE id = ?"
 KEYS = f"SELECT {_KEY_COLUMNS} FROM keys WHERE ? = '' OR tenant_id = ? ORDER BY tenant_id, created_ms, id"
+KEY_HASH = "SELECT hash FROM keys WHERE id = ?"
 REVOKE_KEY = "UPDATE keys SET revoked_ms = ? WHERE id = ? AND revoked_ms IS NULL"
 EXPIRE_KEY = "UPDATE keys SET expires_ms = ? WHERE id = ? AND (expires_ms IS NULL OR expires_ms > ?)"
 
@@ -213,6 +218,52 @@ EVENTS_BETWEEN = f"SELECT {_EVENT_COLUMNS} FROM events WHERE seq > ? AND seq <= 
 
 # Counted up by every change of tenants, keys and limits.
 REVISION = "SELECT number FROM revision"
+
+# What a file declares: which file, and where something stands; and what was withdrawn, taken over by command.
+DECLARATION = "SELECT file, digest, applied_ms FROM declaration"
+DECLARED_STATE = "SELECT state FROM declared WHERE owner_kind = ? AND owner = ?"
+FORGET_DECLARED = "DELETE FROM declared WHERE owner_kind = ? AND owner = ?"
+FORGET_DECLARED_KEYS = """
+    DELETE FROM declared WHERE owner_kind = 'key' AND owner IN (SELECT id FROM keys WHERE tenant_id = ?)
+"""
+
+# All that is or was declared, to compare a declaration with; and what is not, to take under one.
+DECLARED_PLANS = "SELECT owner, state FROM declared WHERE owner_kind = 'plan'"
+_DECLARED_TENANT_COLUMNS = "tenants.id, name, status, upstream_key, plan, anchor_ms"
+DECLARED_TENANTS = f"""
+    SELECT {_DECLARED_TENANT_COLUMNS}, state FROM declared JOIN tenants ON tenants.id = declared.owner
+    WHERE owner_kind = 'tenant'
+"""
+UNDECLARED_TENANT = f"SELECT {_DECLARED_TENANT_COLUMNS}, '' FROM tenants WHERE id = ?"
+_DECLARED_KEY_COLUMNS = "hash, keys.id, tenant_id, name, models, trusted, expires_ms, revoked_ms"
+DECLARED_KEYS = f"""
+    SELECT {_DECLARED_KEY_COLUMNS}, state FROM declared JOIN keys ON keys.id = declared.owner WHERE owner_kind = 'key'
+"""
+UNDECLARED_KEY = f"SELECT {_DECLARED_KEY_COLUMNS}, '' FROM keys WHERE hash = ?"
+UNDECLARED_KEYS_OF = f"SELECT {_DECLARED_KEY_COLUMNS}, '' FROM keys WHERE tenant_id = ?"
+DECLARED_LIMITS = """
+    SELECT limits.owner_kind, limits.owner, unit, span, model, kind, value, soft FROM declared
+    JOIN limits ON limits.owner_kind = declared.owner_kind AND limits.owner = declared.owner
+"""
+
+# A declaration written: all in one transaction, and of it only what changes.
+SET_DECLARATION = "UPDATE declaration SET file = ?, digest = ?, applied_ms = ?"
+SET_DECLARED = """
+    INSERT INTO declared (owner_kind, owner, state) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state
+"""
+DECLARE_TENANT = """
+    INSERT INTO tenants (id, name, status, upstream_key, plan, anchor_ms, created_ms) VALUES (?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET
+        name = excluded.name, status = excluded.status, upstream_key = excluded.upstream_key, plan = excluded.plan,
+        anchor_ms = excluded.anchor_ms
+"""
+DECLARE_KEY = """
+    INSERT INTO keys (hash, id, tenant_id, name, models, trusted, expires_ms, hint, created_ms)
+    VALUES (?, ?, ?, ?, ?, ?, ?, '', ?)
+    ON CONFLICT DO UPDATE SET
+        name = excluded.name, models = excluded.models, trusted = excluded.trusted, expires_ms = excluded.expires_ms,
+        revoked_ms = NULL
+"""
 
 # A background response to ask for until its usage is known.
 INSERT_FOLLOWUP = """

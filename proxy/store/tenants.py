@@ -14,6 +14,7 @@ import orjson
 from proxy.errors import StoreError
 from proxy.model import SUBJECT_PATTERN, Key, Tenant
 from proxy.store import queries
+from proxy.store.declared import check_managed
 
 _KEY_PATTERN = re.compile(r"[\x21-\x7e]{8,256}")
 _HINT_CHARS = 4
@@ -23,6 +24,21 @@ _UPSTREAM_KEY_PATTERN = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:/[\x21-\x7e
 def hash_of(secret: bytes) -> bytes:
     """How a key is stored and looked up."""
     return hashlib.sha256(secret).digest()
+
+
+def new_secret() -> str:
+    """A key of 256 random bits."""
+    return "tg_" + secrets.token_urlsafe(32)
+
+
+def new_key_id() -> str:
+    return "key_" + secrets.token_hex(8)
+
+
+def check_secret(secret: str) -> None:
+    """Raises `StoreError` for what cannot be a key that somebody brings along."""
+    if not _KEY_PATTERN.fullmatch(secret):
+        raise StoreError("an imported key must be 8 to 256 printable ASCII characters without spaces")
 
 
 def create_tenant(
@@ -35,9 +51,8 @@ def create_tenant(
     now_ms: int,
 ) -> Tenant:
     """Raises `StoreError` for an id that is taken or not allowed, and as `set_upstream_key` does."""
-    if not SUBJECT_PATTERN.fullmatch(tenant_id):
-        raise StoreError(f"tenant id {tenant_id!r}: use 1 to 128 letters, digits and . _ : @ -, no sign first")
-    _check_upstream_key(upstream_key)
+    check_tenant_id(tenant_id)
+    check_upstream_key(upstream_key)
     try:
         connection.execute(queries.INSERT_TENANT, (tenant_id, name or tenant_id, now_ms, upstream_key, plan))
     except sqlite3.IntegrityError:
@@ -62,31 +77,42 @@ def has_tenants(connection: sqlite3.Connection) -> bool:
 
 
 def set_active(connection: sqlite3.Connection, tenant_id: str, *, active: bool) -> Tenant:
-    """Disable a tenant (its keys are refused with 403), or let it in again."""
+    """Disable a tenant (its keys are refused with 403), or let it in again. Raises `StoreError`."""
+    check_managed(connection, "tenant", tenant_id)
     connection.execute(queries.SET_TENANT_STATUS, ("active" if active else "disabled", tenant_id))
     return tenant(connection, tenant_id)
 
 
 def set_upstream_key(connection: sqlite3.Connection, tenant_id: str, reference: str) -> Tenant:
     """Say where a tenant's own upstream key is found; empty: it shares the service's. Raises `StoreError`."""
-    _check_upstream_key(reference)
+    check_upstream_key(reference)
+    check_managed(connection, "tenant", tenant_id)
     connection.execute(queries.SET_UPSTREAM_KEY, (reference, tenant_id))
     return tenant(connection, tenant_id)
 
 
 def set_plan(connection: sqlite3.Connection, tenant_id: str, plan: str) -> Tenant:
     """Put a tenant on a plan, whose limits hold for it as well; empty: on none. Raises `StoreError`."""
+    check_managed(connection, "tenant", tenant_id)
     connection.execute(queries.SET_PLAN, (plan, tenant_id))
     return tenant(connection, tenant_id)
 
 
 def set_anchor(connection: sqlite3.Connection, tenant_id: str, anchor_ms: int) -> Tenant:
     """Say when a tenant's first billing period began; the others begin on the same day. Raises `StoreError`."""
+    check_managed(connection, "tenant", tenant_id)
     connection.execute(queries.SET_ANCHOR, (anchor_ms, tenant_id))
     return tenant(connection, tenant_id)
 
 
-def _check_upstream_key(reference: str) -> None:
+def check_tenant_id(tenant_id: str) -> None:
+    """Raises `StoreError` for what cannot be a tenant's id."""
+    if not SUBJECT_PATTERN.fullmatch(tenant_id):
+        raise StoreError(f"tenant id {tenant_id!r}: use 1 to 128 letters, digits and . _ : @ -, no sign first")
+
+
+def check_upstream_key(reference: str) -> None:
+    """Raises `StoreError` for what does not say where an upstream key is found; empty is fine."""
     if reference and not _UPSTREAM_KEY_PATTERN.fullmatch(reference):
         # Without what was given: it may be the key itself.
         raise StoreError("an upstream key is named by where it is found, env:NAME or file:/absolute/path, never stored")
@@ -108,13 +134,14 @@ def create_key(
     Raises `StoreError` for an unknown tenant, and for a secret that is in use or too short to be one.
     """
     tenant(connection, tenant_id)
+    check_managed(connection, "tenant", tenant_id, fix="add the key's hash there (`tollgate keys hash` prints it)")
     hint = ""
     if secret is None:
-        secret = "tg_" + secrets.token_urlsafe(32)
+        secret = new_secret()
         hint = secret[-_HINT_CHARS:]
-    elif not _KEY_PATTERN.fullmatch(secret):
-        raise StoreError("an imported key must be 8 to 256 printable ASCII characters without spaces")
-    key_id = "key_" + secrets.token_hex(8)
+    else:
+        check_secret(secret)
+    key_id = new_key_id()
     row = (
         key_id,
         tenant_id,
@@ -157,7 +184,8 @@ def has_key(connection: sqlite3.Connection, tenant_id: str, secret: str) -> bool
 
 
 def revoke_key(connection: sqlite3.Connection, key_id: str, *, now_ms: int) -> Key:
-    """Refuse this key from now on. Revoking it again changes nothing."""
+    """Refuse this key from now on. Revoking it again changes nothing. Raises `StoreError`."""
+    _check_key_managed(connection, key(connection, key_id), "take it out there, and it is revoked")
     connection.execute(queries.REVOKE_KEY, (now_ms, key_id))
     return key(connection, key_id)
 
@@ -165,6 +193,7 @@ def revoke_key(connection: sqlite3.Connection, key_id: str, *, now_ms: int) -> K
 def rotate_key(connection: sqlite3.Connection, key_id: str, *, overlap_ms: int, now_ms: int) -> tuple[Key, str]:
     """A new key with the old one's rights; the old one holds for `overlap_ms` more. Raises `StoreError`."""
     old = key(connection, key_id)
+    _check_key_managed(connection, old, "put another one beside it there, and take it out when nobody uses it any more")
     if old.revoked_ms is not None or (old.expires_ms is not None and old.expires_ms <= now_ms):
         raise StoreError(f"key {key_id} is revoked or expired; create a new one")
     until_ms = now_ms + overlap_ms
@@ -180,8 +209,10 @@ def rotate_key(connection: sqlite3.Connection, key_id: str, *, overlap_ms: int, 
     )
 
 
+def _check_key_managed(connection: sqlite3.Connection, found: Key, fix: str) -> None:
+    check_managed(connection, "tenant", found.tenant_id, what=f"key {found.id} of tenant {found.tenant_id}", fix=fix)
+
+
 def _key(row: Sequence[Any]) -> Key:
-    key_id, tenant_id, name, hint, models, trusted, created_ms, expires_ms, revoked_ms = row
-    return Key(
-        key_id, tenant_id, name, hint, tuple(orjson.loads(models)), bool(trusted), created_ms, expires_ms, revoked_ms
-    )
+    key_id, tenant_id, name, hint, models, trusted, *rest = row
+    return Key(key_id, tenant_id, name, hint, tuple(orjson.loads(models)), bool(trusted), *rest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, Protocol
 
 from starlette.requests import Request
@@ -11,7 +12,6 @@ from starlette.responses import JSONResponse
 from proxy.delivery.watch import Watch
 from proxy.errors import LedgerUnavailable
 from proxy.gateway.admit import LedgerHealth
-from proxy.gateway.entitlements import Entitlements
 from proxy.store.notifications import Counts
 
 
@@ -29,11 +29,18 @@ class WebhooksHealth(Protocol):
     def trouble(self) -> str: ...
 
 
-class Readiness:
-    """200 while new requests are served, else 503. Trouble with the sink or webhooks is told, and makes nobody wait.
+class Troubled(Protocol):
+    """A part that can fail without keeping requests from being served."""
 
-    `delivery_trouble` tells it; None where there is no sink, as `webhooks` where there are none, and `entitlements`
-    where nobody is asked for them.
+    @property
+    def trouble(self) -> str: ...
+
+
+class Readiness:
+    """200 while new requests are served, else 503. Trouble with other parts is told, and makes nobody wait.
+
+    `delivery_trouble` tells that of the sink. What is None is not in use: the sink, webhooks, entitlements, a file that
+    declares tenants.
     """
 
     def __init__(
@@ -41,28 +48,32 @@ class Readiness:
         ledger: LedgerHealth,
         watch: Watch,
         delivery_trouble: Callable[[], str] | None,
+        *,
         webhooks: WebhooksHealth | None = None,
-        entitlements: Entitlements | None = None,
+        entitlements: Troubled | None = None,
+        declared: Troubled | None = None,
     ) -> None:
         self._ledger = ledger
         self._watch = watch
-        self._entitlements = entitlements
         self._delivery_trouble = delivery_trouble
         self._webhooks = webhooks
+        self._entitlements = entitlements
+        self._declared = declared
 
     async def readyz(self, _: Request) -> JSONResponse:
         try:
             self._ledger.check()
         except LedgerUnavailable as error:
-            return JSONResponse({"status": "unavailable", "ledger": str(error), **self._others()}, 503)
-        return JSONResponse({"status": "ready", "ledger": "ok", **self._others()})
+            return JSONResponse({"status": "unavailable", "ledger": str(error)} | self._parts(), 503)
+        return JSONResponse({"status": "ready", "ledger": "ok"} | self._parts())
 
-    def _others(self) -> dict[str, Any]:
-        told = {"delivery": self._delivery(), "webhooks": self._sent()}
-        if self._entitlements is not None:
-            trouble = self._entitlements.trouble
-            told["entitlements"] = {"state": "failing" if trouble else "ok", "trouble": trouble}
-        return told
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "delivery": self._delivery(),
+            "webhooks": self._sent(),
+            "entitlements": _state(self._entitlements),
+            "declaration": _state(self._declared),
+        }
 
     def _delivery(self) -> dict[str, Any]:
         watch = self._watch
@@ -77,9 +88,10 @@ class Readiness:
         }
 
     def _sent(self) -> dict[str, Any]:
-        webhooks = self._webhooks
-        if webhooks is None:
-            return {"state": "off"}
-        trouble, counts = webhooks.trouble, webhooks.counts
-        state = "failing" if trouble else "ok"
-        return {"state": state, "trouble": trouble, "pending": counts.pending, "dead": counts.dead}
+        counts = {} if self._webhooks is None else asdict(self._webhooks.counts)
+        return _state(self._webhooks) | counts
+
+
+def _state(part: Troubled | None) -> dict[str, Any]:
+    trouble = "" if part is None else part.trouble
+    return {"state": "off" if part is None else "failing" if trouble else "ok", "trouble": trouble}

@@ -18,6 +18,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from proxy import __version__
+from proxy.declaration.apply import RESULTS as RELOADS
+from proxy.declaration.apply import Declared
 from proxy.delivery.sinks.counted import RESULTS, CountedSink
 from proxy.delivery.watch import Watch
 from proxy.errors import LedgerUnavailable, Unauthenticated
@@ -58,6 +60,7 @@ class Counted:
     connections: Callable[[], int]
     entitlements: Entitlements | None = None
     webhooks: WebhooksCounted | None = None
+    declared: Declared | None = None
 
 
 class Metrics:
@@ -89,6 +92,7 @@ class _Parts(Collector):
         yield from self._delivery()
         yield from self._entitlements()
         yield from self._webhooks()
+        yield from self._declaration()
 
     def _requests(self) -> Iterator[Metric]:
         counted = self._counted
@@ -160,6 +164,20 @@ class _Parts(Collector):
         for result, count in webhooks.results.items():
             sent.add_metric([result], count)
         yield sent
+
+    def _declaration(self) -> Iterator[Metric]:
+        declared = self._counted.declared
+        if declared is None:
+            return
+        yield _gauge(
+            "declaration_up", "1 while what the file declares of tenants is in force.", int(not declared.trouble)
+        )
+        reloads = CounterMetricFamily(
+            "tollgate_declaration_reads", "How often that file was read, by what came of it.", labels=["result"]
+        )
+        for result in RELOADS:
+            reloads.add_metric([result], declared.results[result])
+        yield reloads
 
 
 def _authorization(request: Request) -> bytes:

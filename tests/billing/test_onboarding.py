@@ -14,9 +14,11 @@ import pytest
 from proxy.billing import onboarding
 from proxy.billing.catalog import Catalog
 from proxy.billing.onboarding import Onboarded, Person, cancel, change, going_on
+from proxy.declaration.apply import Declared
 from proxy.errors import StoreError
 from proxy.instants import parse_instant
 from proxy.limits import Written
+from proxy.source import Source
 from proxy.store import limits, subscriptions, tenants
 from proxy.store.database import Database
 from tests.billing.catalogs import FEE, FREE, UNIT, catalog, plan_text
@@ -225,3 +227,20 @@ def test_who_was_cancelled_may_come_back(connection: sqlite3.Connection) -> None
     assert cancel(connection, "user-001", now_ms=NOW + 60_000).end_ms == SECOND + 60_000
     again = onboard(connection, "pro", now_ms=NOW + 10**8).subscribed
     assert (again.is_new, again.is_new_tenant) == (True, False)
+
+
+def test_a_declared_tenant_is_subscribed_and_its_limits_and_keys_stay_as_its_file_has_them(
+    connection: sqlite3.Connection, tmp_path: Path
+) -> None:
+    path = tmp_path / "tollgate.toml"
+    path.write_text(f"[tenants.user-001]\nkeys = [{{sha256 = '{tenants.hash_of(b'ak_acme_production').hex()}'}}]\n")
+    Declared(Source(path, {}), "UTC", lambda: NOW).apply_first(Database(f"sqlite:///{tmp_path}/tollgate.db"))
+    done = onboard(connection, "free")
+    assert (done.subscribed.is_new_tenant, done.subscribed.is_new, done.key) == (False, True, None)
+    assert [one.reason for one in done.subscribed.held.unheld] == [onboarding._DECLARED]
+    assert limits_of(connection) == {}
+    with pytest.raises(StoreError, match="is declared in"):
+        onboard(connection, "free", Person("user-001", key_name="another"))
+    change(connection, OF, "user-001", "pro", now_ms=NOW + 5_000)
+    cancel(connection, "user-001", now_ms=NOW + 9_000)
+    assert limits_of(connection) == {}

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from contextlib import closing
 from typing import Any
@@ -10,7 +13,7 @@ import pytest
 from proxy.cli.instants import parse_instant
 from proxy.model import Key
 from proxy.store import queries, tenants
-from tests.cli.conftest import Command
+from tests.cli.conftest import Command, clean_environment
 
 DAY_MS = 86_400_000
 
@@ -174,3 +177,49 @@ def test_as_a_process_the_json_is_all_there_is_on_standard_output(tollgate: Comm
     assert (made.returncode, made.stderr) == (0, "")
     assert json.loads(made.stdout)["tenant_id"] == "acme"
     assert caller_of(tollgate, "ak_user1_abc123") is not None
+
+
+def test_the_hash_of_a_key_is_printed_as_a_file_has_it(tollgate: Command) -> None:
+    expected = tenants.hash_of(b"ak_user1_abc123").hex()
+    assert tollgate.done("keys", "hash", stdin="ak_user1_abc123\n") == f'sha256 = "{expected}"\n'
+    assert tollgate.json("keys", "hash", stdin="ak_user1_abc123") == {"sha256": expected}
+    for bad in ("", "short", "with space in it"):
+        assert "8 to 256 printable ASCII characters" in tollgate.refused("keys", "hash", stdin=bad)
+    assert "unexpected" in tollgate.refused("keys", "hash", "ak_user1_abc123", code=2)
+
+
+def test_a_key_to_declare_is_made_and_stored_nowhere(tollgate: Command) -> None:
+    made = tollgate.json("keys", "hash", "--generate")
+    assert made["sha256"] == tenants.hash_of(made["key"].encode()).hex()
+    said = tollgate.done("keys", "hash", "--generate")
+    (secret,) = (line.strip() for line in said.splitlines() if line.strip().startswith("tg_"))
+    assert tenants.hash_of(secret.encode()).hex() in said
+    assert tollgate.json("keys", "list") == []
+
+
+def test_a_key_is_asked_for_where_somebody_types(tollgate: Command) -> None:
+    master, slave = os.openpty()
+    typing = subprocess.Popen(
+        [sys.executable, "-m", "proxy", "keys", "hash"],
+        cwd=tollgate.directory,
+        env=clean_environment(),
+        stdin=slave,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # without a terminal of its own, it prompts on standard error
+    )
+    try:
+        assert typing.stderr is not None
+        while typing.stderr.read(1) != b":":
+            assert typing.poll() is None
+        os.write(master, b"ak_user1_abc123\n")
+        said, _ = typing.communicate(timeout=30)
+        os.set_blocking(master, False)
+        with pytest.raises(BlockingIOError):  # it is not shown
+            os.read(master, 1)
+    finally:
+        typing.kill()
+        typing.wait()
+        os.close(slave)
+        os.close(master)
+    assert tenants.hash_of(b"ak_user1_abc123").hex() in said.decode()

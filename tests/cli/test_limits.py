@@ -227,8 +227,8 @@ def test_plans_are_listed_with_their_limits_and_tenants(tollgate: Command) -> No
     tollgate.done("tenants", "create", "other", "--plan", "pro")
     tollgate.done("tenants", "set-plan", "acme", "pro")
     assert rows(tollgate.done("limits", "plans")) == [
-        ["free", "0", "requests/day 10"],
-        ["pro", "2", "tokens/month 1,000 (soft)"],
+        ["free", "0", "requests/day 10", "managed"],
+        ["pro", "2", "tokens/month 1,000 (soft)", "managed"],
     ]
     listed = tollgate.json("limits", "plans")
     assert [(one["plan"], one["tenants"], len(one["limits"])) for one in listed] == [("free", 0, 1), ("pro", 2, 1)]
@@ -240,8 +240,8 @@ def test_a_plan_whose_limits_are_gone_is_listed_while_tenants_are_on_it(tollgate
     tollgate.done("limits", "set", "--plan", "pro", "tokens/month=1000")
     tollgate.done("tenants", "set-plan", "acme", "pro")
     tollgate.done("limits", "unset", "--plan", "pro", "tokens/month")
-    assert tollgate.json("limits", "plans") == [{"plan": "pro", "tenants": 1, "limits": []}]
-    assert rows(tollgate.done("limits", "plans")) == [["pro", "1", "none"]]
+    assert tollgate.json("limits", "plans") == [{"plan": "pro", "tenants": 1, "limits": [], "origin": "managed"}]
+    assert rows(tollgate.done("limits", "plans")) == [["pro", "1", "none", "managed"]]
     assert tollgate.done("limits", "show", "--plan", "pro") == "It has no limits.\n"
     tollgate.done("tenants", "create", "other", "--plan", "pro")
     for tenant in ("acme", "other"):

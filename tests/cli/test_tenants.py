@@ -23,7 +23,9 @@ def test_a_tenant_is_created_shown_disabled_and_enabled(tollgate: Command) -> No
     assert INSTANT.fullmatch(created["created_at"])
     assert created["period_anchor"] == created.pop("created_at")
     del created["period_anchor"]
-    assert created == {"id": "acme", "name": "Acme [GmbH]", "status": "active", "upstream_key": None, "plan": None}
+    assert created == {"id": "acme", "name": "Acme [GmbH]", "status": "active", "upstream_key": None, "plan": None} | {
+        "origin": "managed"
+    }
 
     assert tollgate.done("tenants", "disable", "acme") == "Tenant acme is disabled.\n"
     assert stored_status(tollgate, "acme") == "disabled"

@@ -225,3 +225,14 @@ async def test_closing_twice_is_once_and_a_later_look_up_opens_again(
     directory.close()
     directory.close()
     assert await status_of(directory, "acme") == "active"
+
+
+async def test_a_change_made_here_is_in_force_with_the_next_request(
+    connection: sqlite3.Connection, directory: Callers, key: tuple[str, bytes]
+) -> None:
+    key_id, key_hash = key
+    assert await directory.find(key_hash) is not None
+    tenants.revoke_key(connection, key_id, now_ms=NOW)
+    assert await directory.find(key_hash) is not None, "remembered, as the clock stands still"
+    directory.recheck()
+    assert await directory.find(key_hash) is None

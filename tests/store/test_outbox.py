@@ -98,7 +98,7 @@ def test_an_age_is_whole_seconds_and_never_negative() -> None:
 
 def test_there_is_a_statement_for_each_move_and_for_no_other() -> None:
     assert queries.MOVE_EVENTS.keys() == MOVES.keys()
-    changing = [sql for name, sql in vars(queries).items() if isinstance(sql, str) and "SET state" in sql]
+    changing = [sql for name, sql in vars(queries).items() if isinstance(sql, str) and "UPDATE events SET state" in sql]
     assert all(sql in queries.MOVE_EVENTS.values() for sql in changing)
 
 

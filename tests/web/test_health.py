@@ -33,11 +33,14 @@ def test_a_server_that_can_record_is_ready(tmp_path: Path) -> None:
         answer = httpx.get(f"{server.url}/readyz")
     assert answer.status_code == 200
     nothing = {"pending": 0, "oldest_pending_age_s": None, "dead": 0, "warning": ""}
+    off = {"state": "off", "trouble": ""}
     assert answer.json() == {
         "status": "ready",
         "ledger": "ok",
-        "delivery": {"state": "off", "trouble": ""} | nothing,
-        "webhooks": {"state": "off"},
+        "delivery": off | nothing,
+        "webhooks": off,
+        "entitlements": off,
+        "declaration": off,
     }
 
 

@@ -1,0 +1,1 @@
+"""Tenants, their keys and limits that are declared in the settings' file: read, compared with the store, kept to it."""
