@@ -7,7 +7,8 @@ A request passes these stages, in this order; each is a module of its own name i
     admit     the tenant's limits hold a place for the request, or refuse it
     forward   the upstream answers, over a pooled connection (`proxy.upstream`)
     meter     a copy of the answer's bytes tells the token usage (`proxy.wire`)
-    settle    one transaction releases the hold and writes event and rollups (`proxy.store`)
+    settle    the price book tells the cost (`proxy.billing.prices`); then one transaction releases the hold and writes
+              event and rollups (`proxy.store`)
 
 The last bytes reach the client after that transaction has committed. Behind the request path, the relay
 (`proxy.delivery`) carries the committed events to the metering engine. `proxy.billing` rates them by a catalog of

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.agent.endpoint import ENDPOINTS, Agent
 from proxy.billing.entitlements import entitlements_of
+from proxy.billing.prices import SANDBOX, PriceBook
 from proxy.declaration.reload import apply_first
 from proxy.delivery.relay import Relay
 from proxy.delivery.sinks import EventCourier, sink_for
@@ -97,6 +98,7 @@ class App:
         if self._engine is not None:
             backlog = partial(self._backlog.read, undelivered)
             self._entitlements = Entitlements(self._engine, settings.entitlements, backlog, self._forget_accounts)
+        self.prices = PriceBook.of(settings.prices.file)
         self.quotas = Quotas(
             Counters(self.commit, self._calendar, _now_ms()),
             output_tokens=settings.limits.output_tokens,
@@ -106,6 +108,8 @@ class App:
             rate_wait_s=settings.limits.rate_wait_s,
             now_ms=_now_ms,
             entitled=None if self._entitlements is None else self._entitlements.limit_of,
+            prices=self.prices,
+            counts_unpriced=settings.limits.unpriced == "count",
         )
         self.commit.recorded_elsewhere = self._recorded_elsewhere
         entitled = None if self._entitlements is None else self._entitlements.check
@@ -146,7 +150,9 @@ class App:
     async def start(self) -> None:
         """Start the parts; what has started is stopped in the reverse order."""
         settings = self.settings
-        rescue = Rescue(self._holds, self.commit, self._recorded)
+        # So that the list of prices is loaded before the first request, where there is one for this provider.
+        await asyncio.to_thread(self.prices.tariff, provider_name(settings), settings.agent.model, _now_ms())
+        rescue = Rescue(self._holds, self.commit, self._recorded, costed=self.prices.costed)
         # The last to stop: a request keeps its trace until the ledger has taken its settlement, or told why not.
         self._running.push_async_callback(rescue.stop)
         self._running.push_async_callback(self._wait_until_quiet)
@@ -169,10 +175,10 @@ class App:
         self._running.push_async_callback(self._wait_until_quiet)
 
         router = Router(_upstream(settings, pool), UpstreamKeys())
-        followup = Followup(self.commit, router, self._recorded)
+        followup = Followup(self.commit, router, self._recorded, costed=self.prices.costed)
         followup.start()
         self._running.push_async_callback(followup.stop)
-        settler = Settler(self.commit, self._recorded, followup.defer)
+        settler = Settler(self.commit, self._recorded, followup.defer, costed=self.prices.costed)
         ownership = Ownership(self._owned, self._allowed_references, followup.settle_first)
         # The sandbox stands in for OpenAI, whose base URL is set then.
         field = settings.upstream.token_limit_field or _token_limit_field(self._origin)
@@ -192,6 +198,11 @@ class App:
             for path in ENDPOINTS
         }
         self.gateway = gateway
+        self._web = self._start_web(settler, pool, agent)
+
+    def _start_web(self, settler: Settler, pool: Pool, agent: dict[str, ASGIApp]) -> ASGIApp:
+        """All that people look at."""
+        settings = self.settings
         watch = Watch(self.database, has_sink=self._sink is not None)
         if self._webhooks is not None:
             watch.late = self._webhooks.lookout.backlog_late
@@ -206,7 +217,7 @@ class App:
             declared=declared,
         )
         counted = Counted(
-            *(self.admission, gateway, settler, self._tally, self.commit, watch, self._sink),
+            *(self.admission, self.gateway, settler, self._tally, self.commit, watch, self._sink),
             connections=lambda: pool.connections,
             entitlements=self._entitlements,
             webhooks=self._webhooks,
@@ -216,8 +227,8 @@ class App:
         metrics = Metrics(counted, "" if token is None else token.get_secret_value())
         reader = Reader(self.database)
         self._running.push_async_callback(reader.stop)
-        usage = Usage(gateway, self.quotas, reader, self._calendar, settings.limits.time_zone, _now_ms)
-        self._web = create_web(readiness, metrics, usage, agent)
+        usage = Usage(self.gateway, self.quotas, reader, self._calendar, settings.limits.time_zone, _now_ms)
+        return create_web(readiness, metrics, usage, agent)
 
     def _start_delivery(self) -> None:
         if self._sink is not None and self._relay is not None:
@@ -271,6 +282,13 @@ class App:
         return "" if self._relay is None else self._relay.trouble
 
 
+def provider_name(settings: Settings) -> str:
+    """Who serves, as events and prices call them."""
+    if settings.upstream.provider:
+        return settings.upstream.provider
+    return SANDBOX if settings.uses_sandbox else provider_of(Origin.parse(settings.upstream.base_url).host)
+
+
 def _pool(settings: Settings, origin: Origin) -> Pool:
     upstream = settings.upstream
     limits = PoolLimits(
@@ -287,8 +305,7 @@ def _pool(settings: Settings, origin: Origin) -> Pool:
 def _upstream(settings: Settings, pool: Pool) -> Upstream:
     key = settings.upstream.api_key
     credentials = [] if key is None else bearer(key.get_secret_value())
-    provider = settings.upstream.provider or ("sandbox" if settings.uses_sandbox else provider_of(pool.origin.host))
-    return Upstream(provider, pool, credentials)
+    return Upstream(provider_name(settings), pool, credentials)
 
 
 def _token_limit_field(origin: Origin) -> str:

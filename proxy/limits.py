@@ -11,6 +11,7 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from proxy.model import BUCKETS, TIMELESS, Counted, Unit, Usage, Window
+from proxy.money import PICO, PICO_MAX, dollars, pico_of
 from proxy.wire.models import family
 
 #: Kinds of tokens that a limit may count alone: both sides, and the buckets of `Usage`.
@@ -19,7 +20,9 @@ KINDS = ("input", "output", *BUCKETS)
 INPUT_KINDS = frozenset({"input", "uncached_input", "cached_input", "cache_write", "audio_input"})
 
 VALUE_MAX = 2**53
-_WRITTEN = re.compile(r"([a-z_]+)(?:/([a-z]+))?=([0-9][0-9_]{0,30})")
+#: The largest limit in money, in dollars.
+USD_MAX = PICO_MAX // PICO
+_WRITTEN = re.compile(r"([a-z_]+)(?:/([a-z]+))?=([0-9][0-9_]{0,30}(?:\.[0-9]{1,60})?)")
 _MODEL_CHARS_MAX = 256
 
 #: Sliding windows are kept by the second: what came in one is forgotten together, its last instant a minute old.
@@ -36,8 +39,10 @@ def counts(counted: Counted, model: str) -> bool:
     return not counted.model or matches(counted.model, model)
 
 
-def amount_of(counted: Counted, usage: Usage) -> int:
-    """What a settled request adds."""
+def amount_of(counted: Counted, usage: Usage, pico_usd: int) -> int:
+    """What a settled request adds that has used and cost this."""
+    if counted.unit is Unit.USD:
+        return pico_usd
     if counted.unit is not Unit.TOKENS:
         return 1
     match counted.kind:
@@ -52,9 +57,19 @@ def amount_of(counted: Counted, usage: Usage) -> int:
             return amount
 
 
+def shown(unit: Unit, amount: int) -> int | str:
+    """An amount as JSON has it: money as a decimal string of dollars."""
+    return dollars(amount) if unit is Unit.USD else amount
+
+
+def told(unit: Unit, amount: int) -> str:
+    """An amount as people read it: `10,000`, `0.25`."""
+    return dollars(amount) if unit is Unit.USD else f"{amount:,}"
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
-    """One limit as people write it, whoever it is for."""
+    """One limit as people write it, whoever it is for. The value of one in `usd` is in pico-dollars."""
 
     unit: Unit
     window: Window
@@ -76,10 +91,22 @@ class Written:
             raise ValueError(f"{text!r}: '{window_name}' is no window; use {', '.join(Window)}")
         if unit in TIMELESS and window_name not in (None, Window.TOTAL):
             raise ValueError(f"{text!r}: {unit} has no window; write {unit}={digits}")
-        value = int(digits.replace("_", ""))
-        if value > VALUE_MAX:
-            raise ValueError(f"{text!r}: at most {VALUE_MAX}")
-        return cls(unit, Window(window_name or Window.TOTAL), value)
+        return cls(unit, Window(window_name or Window.TOTAL), _value(text, unit, digits))
+
+
+def _value(text: str, unit: Unit, digits: str) -> int:
+    if unit is Unit.USD:
+        try:
+            value, most = pico_of(digits), PICO_MAX
+        except ValueError as error:
+            raise ValueError(f"{text!r}: {error}") from None
+    elif "." in digits:
+        raise ValueError(f"{text!r}: {unit} are whole; only usd has places after the point")
+    else:
+        value, most = int(digits.replace("_", "")), VALUE_MAX
+    if value > most:
+        raise ValueError(f"{text!r}: at most {USD_MAX if unit is Unit.USD else most}")
+    return value
 
 
 def check_filters(unit: Unit, model: str, kind: str) -> None:

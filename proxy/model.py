@@ -112,6 +112,29 @@ UNITS = tuple(field.name for field in fields(Units))
 NO_UNITS = Units()
 
 
+class CostState(StrEnum):
+    """Whether it is known what a request cost, at list prices."""
+
+    PRICED = "priced"  # it cost something
+    FREE = "free"  # it is known to have cost nothing
+    UNPRICED = "unpriced"  # no price is known for what it used, which is not the same
+    UNKNOWN = "unknown"  # it was recorded before costs were
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a request cost whoever runs this service, in pico-dollars (1e-12 USD); 0 where no price is known."""
+
+    pico_usd: int
+    state: CostState
+
+
+NOT_COSTED = Cost(0, CostState.UNKNOWN)
+
+#: What rollups have of costs, in the order in which the ledger stores them.
+COSTS = ("cost_pico_usd", "priced_requests", "free_requests", "unpriced_requests", "unpriced_tokens")
+
+
 #: What a tenant's id, which is an event's subject, may be.
 SUBJECT_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
 
@@ -159,6 +182,7 @@ class Unit(StrEnum):
 
     REQUESTS = "requests"
     TOKENS = "tokens"
+    USD = "usd"  # list prices, in pico-dollars
     INFLIGHT = "inflight"  # requests at the same time
     MAX_TOKENS = "max_tokens"  # the largest output that one request may ask for
 
@@ -259,7 +283,8 @@ class Settlement:
     The rest says how the numbers came about: `upstream` is who was asked (host and port), `usage_path` where in its
     answer the usage stood, `estimator` the tokenizer of estimated counts, `on_disconnect` what was done with an
     answer whose client had left (`drain` or `cancel`), `response_id` the upstream's own id, `over_limit` the soft limit
-    that it passed. Empty where it does not apply.
+    that it passed, `service_tier` the one it was served at, as the answer says, or asked for. Empty where it does not
+    apply. `cost` is what all of it cost at the list prices of `time_ms`.
     """
 
     id: str
@@ -284,6 +309,8 @@ class Settlement:
     on_disconnect: str = ""
     response_id: str = ""
     over_limit: str = ""
+    service_tier: str = ""
+    cost: Cost = NOT_COSTED
 
 
 class Topic(StrEnum):

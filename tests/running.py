@@ -16,7 +16,8 @@ from proxy.app import App, create_app
 from proxy.instants import Period
 from proxy.limits import Calendar
 from proxy.model import Settlement
-from proxy.settings import ServerSettings, load
+from proxy.sections import ServerSettings
+from proxy.settings import load
 from proxy.store import ledger, outbox
 from proxy.store.tenants import create_key, create_tenant, has_tenants, tenants
 from proxy.store.usage import Group, Line, report

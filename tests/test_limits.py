@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from proxy.limits import KINDS, SLIDING_MS, VALUE_MAX, Calendar, Written, amount_of, check_filters, counts, matches
 from proxy.model import Counted, Unit, Usage, Window
+from proxy.money import PICO, PICO_MAX
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -27,6 +28,10 @@ def ms(text: str, zone: object = UTC) -> int:
         ("inflight=5", Written(Unit.INFLIGHT, Window.TOTAL, 5)),
         ("inflight/total=5", Written(Unit.INFLIGHT, Window.TOTAL, 5)),
         ("max_tokens=4096", Written(Unit.MAX_TOKENS, Window.TOTAL, 4_096)),
+        ("usd/day=5", Written(Unit.USD, Window.DAY, 5 * PICO)),
+        ("usd/month=1_000.50", Written(Unit.USD, Window.MONTH, 1_000_500_000_000_000)),
+        ("usd/minute=0.000000000001", Written(Unit.USD, Window.MINUTE, 1)),
+        ("usd/total=1.1000000000000000000", Written(Unit.USD, Window.TOTAL, 1_100_000_000_000)),
     ],
 )
 def test_a_limit_is_read_as_it_is_written(text: str, written: Written) -> None:
@@ -40,7 +45,13 @@ def test_a_limit_is_read_as_it_is_written(text: str, written: Written) -> None:
         ("tokens/month", "write a limit as"),
         ("tokens/month=-1", "write a limit as"),
         ("tokens/month=1e6", "write a limit as"),
-        ("tokens/month=1.5", "write a limit as"),
+        ("tokens/month=1.5", "tokens are whole"),
+        ("usd/month=1.5e3", "write a limit as"),
+        ("usd/month=1.", "write a limit as"),
+        ("usd/month=-1", "write a limit as"),
+        ("usd/month=0.0000000000001", "dollars have at most 12 places after the point"),
+        ("usd/month=9223373", "at most 9223372$"),
+        ("usd=5", "say in which window, such as usd/month"),
         ("tokens=5", "say in which window"),
         ("tokens/week=5", "'week' is no window; use minute, hour"),
         ("words/day=5", "'words' is no unit; use requests, tokens"),
@@ -60,7 +71,7 @@ def test_no_text_breaks_it(text: str) -> None:
         written = Written.parse(text)
     except ValueError:
         return
-    assert 0 <= written.value <= VALUE_MAX
+    assert 0 <= written.value <= (PICO_MAX if written.unit is Unit.USD else VALUE_MAX)
 
 
 def test_kinds_are_of_tokens_alone() -> None:
@@ -95,10 +106,11 @@ def test_a_settled_request_adds_what_its_kind_has() -> None:
     usage = Usage(uncached_input=1, cached_input=2, cache_write=4, audio_input=8, text_output=16, reasoning=32)
 
     def amount(kind: str) -> int:
-        return amount_of(Counted("tenant", "a", Unit.TOKENS, Window.DAY, kind=kind), usage)
+        return amount_of(Counted("tenant", "a", Unit.TOKENS, Window.DAY, kind=kind), usage, 7)
 
     assert (amount(""), amount("input"), amount("output"), amount("reasoning")) == (63, 15, 48, 32)
-    assert amount_of(Counted("tenant", "a", Unit.REQUESTS, Window.DAY), usage) == 1
+    assert amount_of(Counted("tenant", "a", Unit.REQUESTS, Window.DAY), usage, 7) == 1
+    assert amount_of(Counted("tenant", "a", Unit.USD, Window.DAY), usage, 7) == 7
 
 
 @pytest.mark.parametrize(

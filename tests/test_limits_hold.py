@@ -23,6 +23,7 @@ import pytest
 
 from proxy.limits import Calendar, Written
 from proxy.model import Outcome, Unit
+from proxy.money import PICO, dollars
 from proxy.store import limits as stored
 from proxy.store.database import Database
 from proxy.store.spent import spent
@@ -80,21 +81,21 @@ async def spend(url: str, key: str, *, leaving: bool = False) -> Counter[str]:
     return told
 
 
-def spent_by(database: Database, tenant: str) -> int:
+def spent_by(database: Database, tenant: str, unit: Unit = Unit.TOKENS) -> int:
     """By the ledger."""
     with closing(database.connect()) as connection:
-        (found,) = [one for one in stored.effective(connection, tenant) if one.counted.unit is Unit.TOKENS]
+        (found,) = [one for one in stored.effective(connection, tenant) if one.counted.unit is unit]
         return spent(connection, found.counted, Calendar(), time.time_ns() // 1_000_000)
 
 
-def counted(server: Running, tenant: str) -> list[tuple[int, int]]:
+def counted(server: Running, tenant: str, unit: Unit = Unit.TOKENS) -> list[tuple[int, int]]:
     """By the server's counters: used and reserved."""
     accounts = server.app.quotas._accounts
     return [
         (entry.counter.used, entry.counter.reserved)
         for (subject, _), account in accounts.items()
         for entry in account.entries
-        if subject == tenant and entry.limit.counted.unit is Unit.TOKENS
+        if subject == tenant and entry.limit.counted.unit is unit
     ]
 
 
@@ -119,28 +120,57 @@ async def test_many_clients_at_once_use_a_hard_limit_to_its_last_token_and_no_mo
             assert (told["left"] > 30) == leaving
 
 
-async def test_a_kill_in_the_middle_leaves_the_limit_as_strict(tmp_path: Path) -> None:
+async def test_many_clients_at_once_spend_their_money_and_no_more(tmp_path: Path) -> None:
+    with tollgate(tmp_path, TOLLGATE_PRICES__FILE=str(prices(tmp_path))) as server:
+        key = server.key()
+        limit(server.app.database, "usd/total=0.05")
+        told = await spend(server.url, key, leaving=True)
+        wait_until(lambda: server.app.admission.in_flight == 0 and server.app.gateway.draining == 0)
+        total = spent_by(server.app.database, "user-001", Unit.USD)
+        print(told, dollars(total))
+        assert total <= PICO // 20
+        assert counted(server, "user-001", Unit.USD) == [(total, 0)]
+        assert PICO // 20 - total < 40 * 4 * 10**6 + 20 * 2 * 10**6
+        assert total == sum(one.cost.pico_usd for one in server.settlements())
+        assert told["served"] > 50
+
+
+def prices(directory: Path) -> Path:
+    path = directory / "prices.toml"
+    path.write_text('[[price]]\nmodel = "*"\ninput_per_million = "2"\noutput_per_million = "4"\n')
+    return path
+
+
+@pytest.mark.parametrize(
+    ("written", "unit", "most", "slack"),
+    [(f"tokens/total={LIMIT}", Unit.TOKENS, LIMIT, 60), ("usd/total=0.03", Unit.USD, 3 * PICO // 100, 200 * 10**6)],
+    ids=["tokens", "usd"],
+)
+async def test_a_kill_in_the_middle_leaves_the_limit_as_strict(
+    tmp_path: Path, written: str, unit: Unit, most: int, slack: int
+) -> None:
     database = Database(f"sqlite:///{tmp_path}/var/tollgate.db")
     (tmp_path / "var").mkdir()
     database.create()
     with database.transaction() as connection:
         create_tenant(connection, "user-001", now_ms=0)
         _, key = create_key(connection, "user-001", now_ms=0)
-    limit(database, f"tokens/total={LIMIT}")
-    with process(tmp_path) as server:
+    limit(database, written)
+    variables = {"TOLLGATE_PRICES__FILE": str(prices(tmp_path))}
+    with process(tmp_path, **variables) as server:
         spending = asyncio.ensure_future(spend(server.url, key))
-        await asyncio.to_thread(wait_until, lambda: spent_by(database, "user-001") > LIMIT // 10)
+        await asyncio.to_thread(wait_until, lambda: spent_by(database, "user-001", unit) > most // 10)
         server.process.send_signal(signal.SIGKILL)
         assert (await spending)["gone"] > 0  # some may have been told already that nothing is left
-    assert spent_by(database, "user-001") < LIMIT
+    assert spent_by(database, "user-001", unit) < most
     (tmp_path / "tollgate.log").unlink()  # which told where the first one listened
-    with process(tmp_path) as server:
+    with process(tmp_path, **variables) as server:
         told = await spend(server.url, key)
         assert server.stop() == 0
     assert told["insufficient_quota"] == CLIENTS, told
-    total = spent_by(database, "user-001")
+    total = spent_by(database, "user-001", unit)
     print(told, total)
-    assert LIMIT - 60 < total <= LIMIT
+    assert most - slack < total <= most
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ OTHER: dict[str, str] = {
     "upstream.token_limit_field": "max_tokens",
     "upstream.on_disconnect": "cancel",
     "sink.profile": "prompt",
+    "limits.unpriced": "count",
     "sink.konnect_api_url": "https://us.api.konghq.com/v3/openmeter",
     "sink.http_url": "http://localhost/events",
     "limits.time_zone": "Europe/Berlin",
@@ -316,6 +317,7 @@ def test_the_example_names_every_key_with_its_default_and_explanation(tmp_path: 
         "entitlements": {},
         "webhooks": {},
         "billing": {},
+        "prices": {},
     }
     uncommented = re.sub(r"^# (?=[a-z_]+ = )", "", text, flags=re.MULTILINE)
     path = tmp_path / "all.toml"

@@ -11,7 +11,7 @@ from typing import Any
 from proxy.billing.openmeter import Document, OpenMeter
 from proxy.errors import ConfigurationError, EngineRefused, EngineUnreadable
 from proxy.model import Access
-from proxy.settings import EntitlementSettings, SinkSettings
+from proxy.sections import EntitlementSettings, SinkSettings
 
 #: Seconds for one answer. Nobody waits for it for so long: it is for the questions in the background.
 TIMEOUT_S = 5.0

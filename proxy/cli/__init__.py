@@ -15,7 +15,21 @@ import typer
 from typer.core import TyperGroup
 
 from proxy import __version__
-from proxy.cli import backup, billing, config, events, explain, keys, limits, reconcile, serve, tenants, usage, webhooks
+from proxy.cli import (
+    backup,
+    billing,
+    config,
+    events,
+    explain,
+    keys,
+    limits,
+    prices,
+    reconcile,
+    serve,
+    tenants,
+    usage,
+    webhooks,
+)
 from proxy.cli.output import complain
 from proxy.errors import ConfigurationError, TollgateError
 from proxy.store.database import RESTORE, is_damage
@@ -81,6 +95,7 @@ app.command("check-config")(config.check_config)
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(keys.app, name="keys")
 app.add_typer(limits.app, name="limits")
+app.add_typer(prices.app, name="prices")
 app.command("usage")(usage.show_usage)
 app.add_typer(events.app, name="events")
 app.add_typer(webhooks.app, name="webhooks")

@@ -12,8 +12,9 @@ from pydantic import SecretStr
 
 from proxy import settings
 from proxy.billing import catalog_file
+from proxy.billing.overrides import Overrides
 from proxy.cli.instants import now_ms
-from proxy.cli.output import Json, print_json, printable
+from proxy.cli.output import Json, complain, print_json, printable
 from proxy.declaration.apply import Declared
 from proxy.settings import ECOSYSTEM_VARIABLES, Settings, known_keys
 from proxy.store.database import Database
@@ -44,6 +45,8 @@ def check_config(as_json: Json = False) -> None:
     loaded = settings.load()
     Database(loaded.database_url)  # its own check of the URL; no file is made
     catalog_file.load(loaded.billing.file)
+    for doubt in Overrides.read(loaded.prices.file).doubts:
+        complain(doubt)
     lines = [*_lines(loaded)]
     declared = _declared(loaded)
     if as_json:

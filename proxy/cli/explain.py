@@ -10,6 +10,7 @@ from proxy.cli.events import found
 from proxy.cli.instants import iso, iso_or_none, iso_short
 from proxy.cli.output import Json, print_facts, print_json
 from proxy.model import BUCKETS, UNITS, Settlement, UsageSource
+from proxy.money import dollars
 from proxy.store.ledger import Delivery
 from proxy.wire.models import family
 
@@ -61,6 +62,8 @@ def _json(delivery: Delivery, events: list[dict[str, Any]]) -> dict[str, Any]:
             "buckets": {name: getattr(one.usage, name) for name in BUCKETS},
             "units": {name: getattr(one.units, name) for name in UNITS},
         },
+        "service_tier": one.service_tier,
+        "cost": {"usd": dollars(one.cost.pico_usd), "state": str(one.cost.state)},
         "delivery": {
             "state": str(delivery.state),
             "attempts": delivery.attempts,
@@ -84,6 +87,7 @@ def _facts(delivery: Delivery, events: list[dict[str, Any]]) -> list[tuple[str, 
         ("numbers", _rule(one)),
         *((f"  {name.replace('_', ' ')}", count) for name, count in counts if count),
         ("  total tokens", one.usage.total_tokens),
+        ("cost", f"{dollars(one.cost.pico_usd)} USD ({one.cost.state}), at list prices of its time"),
         ("sent as", ", ".join(f"{event['type']} {event['id']}" for event in events) or "nothing: no token was used"),
         ("delivery", f"{delivery.state} after {delivery.attempts} attempts {iso_short(delivery.delivered_ms)}".strip()),
         *([("sink's words", delivery.error)] if delivery.error else []),

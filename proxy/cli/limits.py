@@ -16,7 +16,8 @@ from proxy.cli.opening import open_store, reading
 from proxy.cli.output import Json, print_json, print_table, printable
 from proxy.cli.standings import print_standings, standing_json, standings, told
 from proxy.errors import StoreError
-from proxy.limits import KINDS, VALUE_MAX, Calendar, Written, check_filters
+from proxy.limits import KINDS, Calendar, Written, check_filters, shown
+from proxy.limits import told as amount_told
 from proxy.model import SUBJECT_PATTERN, Counted, Limit, Provenance, Unit, Window
 from proxy.store import limits as stored
 from proxy.store import tenants
@@ -27,7 +28,7 @@ from proxy.web.report import limit_json
 app = typer.Typer(help="What tenants, keys and plans may use.", no_args_is_help=True)
 
 _NAME = re.compile(r"[a-z_]+(/[a-z]+)?")
-_AMOUNT = re.compile(r"(requests|tokens)=([0-9][0-9_]{0,30})")
+_AMOUNT = re.compile(r"(requests|tokens|usd)=(.+)")
 _TOP_UP_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _NOTE_CHARS_MAX = 1_000
 _EXAMPLE = "tokens/month=10000"
@@ -54,8 +55,8 @@ def set_limits(
 ) -> None:
     """Set or change limits, all or none of them, in force within a second.
 
-    UNIT/WINDOW=VALUE: requests or tokens in a minute, hour, day, month, period or in total; inflight=VALUE for requests
-    at the same time, max_tokens=VALUE for the output of one.
+    UNIT/WINDOW=VALUE: requests, tokens or usd in a minute, hour, day, month, period or in total; inflight=VALUE for
+    requests at the same time, max_tokens=VALUE for the output of one.
     """
     whose, owner, texts = _whose(tenant_id, limits, plan, key_id, example=_EXAMPLE)
     wanted = [_written(text) for text in texts]
@@ -68,7 +69,9 @@ def set_limits(
     if as_json:
         print_json(_own_json(whose, owner, found))
         return
-    said = "; ".join(f"{_name(one, model, kind)} {one.value:,}{' (soft)' * soft}" for one in wanted)
+    said = "; ".join(
+        f"{_name(one, model, kind)} {amount_told(one.unit, one.value)}{' (soft)' * soft}" for one in wanted
+    )
     typer.echo(f"Set for {whose} {printable(owner)}, in force within a second: {said}.")
 
 
@@ -162,7 +165,7 @@ def list_plans(as_json: Json = False) -> None:
 @app.command("top-up")
 def top_up(
     tenant_id: Annotated[str, typer.Argument(metavar="TENANT", help="Who has paid.")],
-    text: Annotated[str, typer.Argument(metavar="AMOUNT", help="tokens=50000, or requests=1000.")],
+    text: Annotated[str, typer.Argument(metavar="AMOUNT", help="tokens=50000, requests=1000 or usd=20.")],
     top_up_id: Annotated[
         str | None, typer.Option("--id", metavar="ID", help="Such as the payment's. The same id again adds nothing.")
     ] = None,
@@ -184,12 +187,15 @@ def top_up(
         limits = [one for one in stored.effective(connection, tenant_id) if one.counted == total]
         (standing,) = standings(connection, limits, calendar, now)
     if as_json:
-        about = {"id": top_up_id, "tenant_id": tenant_id, "unit": str(unit), "amount": amount, "added": added}
+        about = {"id": top_up_id, "tenant_id": tenant_id, "unit": str(unit), "amount": shown(unit, amount)}
+        about |= {"added": added}
         print_json(about | {"total": standing_json(standing)})
         return
-    of = f"{standing.left:,} of {standing.limit.value:,} are left"
+    of = f"{amount_told(unit, standing.left or 0)} of {amount_told(unit, standing.limit.value)} are left"
     if added:
-        typer.echo(f"Top-up {top_up_id} added {amount:,} {unit} for tenant {printable(tenant_id)}: {of}.")
+        typer.echo(
+            f"Top-up {top_up_id} added {amount_told(unit, amount)} {unit} for tenant {printable(tenant_id)}: {of}."
+        )
     else:
         typer.echo(f"Top-up {top_up_id} was made already, and nothing was added: {of}.")
 
@@ -277,11 +283,14 @@ def _subject(connection: sqlite3.Connection, tenant_id: str | None, key_id: str 
 def _amount(text: str) -> tuple[Unit, int]:
     found = _AMOUNT.fullmatch(text)
     if found is None:
-        raise typer.BadParameter(f"{text!r}: write tokens=50000 or requests=1000", param_hint="AMOUNT")
-    amount = int(found[2].replace("_", ""))
-    if not 1 <= amount <= VALUE_MAX:
-        raise typer.BadParameter(f"{text!r}: from 1 to {VALUE_MAX}", param_hint="AMOUNT")
-    return Unit(found[1]), amount
+        raise typer.BadParameter(f"{text!r}: write tokens=50000, requests=1000 or usd=20", param_hint="AMOUNT")
+    try:
+        written = Written.parse(f"{found[1]}/total={found[2]}")
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="AMOUNT") from None
+    if not written.value:
+        raise typer.BadParameter(f"{text!r}: more than 0", param_hint="AMOUNT")
+    return written.unit, written.value
 
 
 def _show_plan(name: str, as_json: bool) -> None:
@@ -296,7 +305,7 @@ def _show_plan(name: str, as_json: bool) -> None:
         return
     print_table(
         ("limit", "value", "type"),
-        [(one.counted.name, one.value, "soft" if one.soft else "hard") for one in limits],
+        [(one.counted.name, shown(one.counted.unit, one.value), "soft" if one.soft else "hard") for one in limits],
         empty="It has no limits.",
     )
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Annotated
 
 import typer
 
+from proxy.billing.prices import PriceBook
 from proxy.cli.instants import now_ms
 from proxy.cli.opening import open_store
 from proxy.cli.output import Json, complain, print_facts, print_json
 from proxy.store.database import begin
-from proxy.store.unrecorded import Unrecorded, take_in, unrecorded_in
+from proxy.store.unrecorded import Unrecorded, Way, take_in, unrecorded_in
 
 _CHUNK_SETTLEMENTS = 500
 
@@ -39,10 +40,11 @@ def import_events(
     Other lines are passed over, and so is what comes before the JSON in a line. What the ledger knows already is
     counted and left alone, so that a log may be imported twice. The exit code is 1 where a line is damaged.
     """
-    _, database = open_store()
+    settings, database = open_store()
+    prices = PriceBook.of(settings.prices.file)
     tally = _Tally()
     with closing(database.connect()) as connection:
-        found = _settlements(log, tally)
+        found = (_costed(one, prices) for one in _settlements(log, tally))
         while chunk := [*islice(found, _CHUNK_SETTLEMENTS)]:
             _take_in(connection, chunk, tally)
     if as_json:
@@ -63,6 +65,11 @@ def _settlements(log: Iterable[bytes], tally: _Tally) -> Iterator[Unrecorded]:
         else:
             if found is not None:
                 yield found
+
+
+def _costed(one: Unrecorded, prices: PriceBook) -> Unrecorded:
+    """With its cost, where it comes from a version that knew of none. A background response has none yet."""
+    return one if one.way is Way.LATER else replace(one, settlement=prices.costed(one.settlement))
 
 
 def _take_in(connection: sqlite3.Connection, chunk: Iterable[Unrecorded], tally: _Tally) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 from proxy.cli.instants import iso_or_none, iso_short
 from proxy.cli.output import print_table
-from proxy.limits import Calendar
+from proxy.limits import Calendar, shown
+from proxy.limits import told as amount_told
 from proxy.model import TIMELESS, Limit, Unit, Window
 from proxy.store.spent import spent
 from proxy.web.report import limit_json
@@ -30,6 +31,10 @@ class Standing:
     def left(self) -> int | None:
         return None if self.used is None else max(0, self.limit.value - self.used)
 
+    def shown(self, amount: int | None) -> int | str | None:
+        """One of its amounts, as JSON and tables have it."""
+        return None if amount is None else shown(self.limit.counted.unit, amount)
+
 
 def standings(
     connection: sqlite3.Connection, limits: Iterable[Limit], calendar: Calendar, now_ms: int
@@ -40,7 +45,8 @@ def standings(
 
 def standing_json(one: Standing) -> dict[str, Any]:
     """With the names that `GET /api/usage` gives them."""
-    return limit_json(one.limit) | {"used": one.used, "remaining": one.left, "renews_at": iso_or_none(one.renews_ms)}
+    amounts = {"used": one.shown(one.used), "remaining": one.shown(one.left)}
+    return limit_json(one.limit) | amounts | {"renews_at": iso_or_none(one.renews_ms)}
 
 
 def print_standings(found: Sequence[Standing], *, empty: str) -> None:
@@ -49,9 +55,9 @@ def print_standings(found: Sequence[Standing], *, empty: str) -> None:
         [
             (
                 one.limit.counted.name,
-                one.limit.value,
-                "" if one.used is None else one.used,
-                "" if one.left is None else one.left,
+                shown(one.limit.counted.unit, one.limit.value),
+                "" if one.used is None else one.shown(one.used) or 0,
+                "" if one.left is None else one.shown(one.left) or 0,
                 _renewal(one),
                 one.limit.origin,
                 "soft" if one.limit.soft else "hard",
@@ -64,7 +70,7 @@ def print_standings(found: Sequence[Standing], *, empty: str) -> None:
 
 def told(limit: Limit) -> str:
     """In a few words: `tokens/month 10,000 (soft)`."""
-    return f"{limit.counted.name} {limit.value:,}{' (soft)' * limit.soft}"
+    return f"{limit.counted.name} {amount_told(limit.counted.unit, limit.value)}{' (soft)' * limit.soft}"
 
 
 def _place(limit: Limit) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ from proxy.instants import Period, WrongPeriod
 from proxy.limits import Calendar
 from proxy.store import limits, tenants
 from proxy.store.usage import Group, Line, Report, has_usage, parse_groups, report
-from proxy.web.report import counts_json, csv_text, lines_json
+from proxy.web.report import costs_json, counts_json, csv_text, lines_json
 
 _GROUPS = "tenant,model,endpoint,source"
 
@@ -37,6 +37,7 @@ def show_usage(
     group_by: Annotated[
         str, typer.Option("--group-by", metavar="NAMES", help=f"What to tell apart: any of {', '.join(Group)}.")
     ] = _GROUPS,
+    cost: Annotated[bool, typer.Option("--cost", help="What it cost you, at the list prices of its time.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -58,11 +59,11 @@ def show_usage(
             check_subject(connection, tenant_id)
             found_standings = standings(connection, limits.effective(connection, tenant_id), calendar, now)
     if as_csv:
-        typer.echo(csv_text(found, period, groups), nl=False)
+        typer.echo(csv_text(found, period, groups, costs=cost), nl=False)
     elif as_json:
-        print_json(_json(found, period, groups) | _limits_json(tenant_id, found_standings))
+        print_json(_json(found, period, groups, cost) | _limits_json(tenant_id, found_standings))
     else:
-        _print(found, period, groups, tenant_id)
+        _print(found, period, groups, tenant_id, cost)
         if found_standings:
             typer.echo("\nLimits")
             print_standings(found_standings, empty="")
@@ -89,12 +90,12 @@ def _parsed(group_by: str) -> tuple[Group, ...]:
         raise typer.BadParameter(str(error), param_hint="--group-by") from None
 
 
-def _json(found: Report, period: Period, groups: Sequence[Group]) -> dict[str, Any]:
+def _json(found: Report, period: Period, groups: Sequence[Group], cost: bool) -> dict[str, Any]:
     return {
         "from": iso(period.from_ms),
         "to": iso(period.to_ms),
-        "lines": lines_json(found, groups),
-        "totals": counts_json(found.total),
+        "lines": lines_json(found, groups, costs=cost),
+        "totals": counts_json(found.total) | (costs_json(found.total) if cost else {}),
     }
 
 
@@ -102,12 +103,15 @@ def _limits_json(tenant_id: str | None, found: Sequence[Standing]) -> dict[str, 
     return {} if tenant_id is None else {"limits": [standing_json(one) for one in found]}
 
 
-def _print(found: Report, period: Period, groups: Sequence[Group], tenant_id: str | None) -> None:
+def _print(found: Report, period: Period, groups: Sequence[Group], tenant_id: str | None, cost: bool) -> None:
     whose = f" of {printable(tenant_id)}" if tenant_id else ""
     typer.echo(f"Usage{whose} from {iso_short(period.from_ms)} until {iso_short(period.to_ms)}")
     total = found.total
     if total.requests:
         typer.echo(f"Tokens: {total.reported_tokens:,} reported, {total.estimated_tokens:,} estimated")
+    if cost:
+        _print_costs(found, groups)
+        return
     # By source they are apart already.
     apart = Group.SOURCE not in groups
     columns = ["requests", "prompt", "cached", "completion", "reasoning", "total", *["reported", "estimated"] * apart]
@@ -117,6 +121,28 @@ def _print(found: Report, period: Period, groups: Sequence[Group], tenant_id: st
         totals=("total", *[""] * (len(groups) - 1), *_numbers(total, apart)),
         empty="There was no usage.",
     )
+
+
+def _print_costs(found: Report, groups: Sequence[Group]) -> None:
+    costs = found.total.costs
+    unknown = found.total.requests - costs.priced_requests - costs.free_requests - costs.unpriced_requests
+    if costs.unpriced_requests:
+        typer.echo(
+            f"{costs.unpriced_requests:,} requests have no price and are not in it: see tollgate prices unpriced"
+        )
+    if unknown:
+        typer.echo(f"{unknown:,} requests are not in it: they were recorded before costs were")
+    print_table(
+        [*groups, "requests", "tokens", "cost usd", "priced", "free", "unpriced", "unpriced tokens"],
+        [(*line.values, *_cost_cells(line)) for line in found.lines],
+        totals=("total", *[""] * (len(groups) - 1), *_cost_cells(found.total)),
+        empty="There was no usage.",
+    )
+
+
+def _cost_cells(line: Line) -> tuple[int | str, ...]:
+    usd, *counts = costs_json(line).values()
+    return line.requests, line.usage.total_tokens, usd, *counts
 
 
 def _numbers(line: Line, apart: bool) -> list[int]:

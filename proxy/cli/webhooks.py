@@ -18,7 +18,7 @@ from proxy.cli.opening import open_store, reading
 from proxy.cli.output import Json, print_facts, print_json, print_table, printable
 from proxy.errors import ConfigurationError, SinkError
 from proxy.model import EventState, Notification, Topic
-from proxy.settings import WebhookSettings
+from proxy.sections import WebhookSettings
 from proxy.store import notifications
 from proxy.store.database import begin
 from proxy.store.notifications import Sent

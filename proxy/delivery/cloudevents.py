@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from proxy.model import Settlement
+from proxy.money import dollars
 from proxy.wire.models import family
 
 #: Sent without parameters: OpenMeter's v1 API compares the header's text and refuses `; charset=utf-8`.
@@ -77,6 +78,10 @@ def _data(settlement: Settlement) -> dict[str, Any]:
         "images": units.images,
         "audio_ms": units.audio_ms,
         "characters": units.characters,
+        # A number where nothing is known, too: receivers refuse an event whose value they cannot read.
+        "cost_usd": dollars(settlement.cost.pico_usd),
+        "cost_state": settlement.cost.state.value,
+        "service_tier": settlement.service_tier,
     }
 
 

@@ -57,7 +57,7 @@ class Courier(Protocol[C]):
 
 
 class Pace(Protocol):
-    """How much goes at once, and how long to wait between (`proxy.settings.SinkSettings`)."""
+    """How much goes at once, and how long to wait between (`proxy.sections.SinkSettings`)."""
 
     @property
     def batch_max(self) -> int: ...

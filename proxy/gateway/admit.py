@@ -11,7 +11,8 @@ from typing import Protocol
 
 from proxy.errors import Forbidden, Headers, LedgerUnavailable
 from proxy.gateway.call import Call
-from proxy.gateway.quotas import Quotas, Reservation
+from proxy.gateway.quotas import Quotas
+from proxy.gateway.reservation import Reservation
 from proxy.model import Settlement
 
 log = logging.getLogger(__name__)
@@ -89,8 +90,10 @@ class Admission:
         self._empty = asyncio.Event()
         self._empty.set()
 
-    async def reserve(self, call: Call, known: Known) -> Hold:
+    async def reserve(self, call: Call, known: Known, provider: str = "") -> Hold:
         """Admit a call. `release` must follow. `known` is how it would be settled, by all that is known but its limits.
+
+        `provider` is whose prices hold.
 
         Raises `Forbidden` (403), `LedgerUnavailable` (503), `EntitlementUnknown` (503), `RateLimited`, `QuotaExceeded`
         (429) or `InvalidRequest`.
@@ -104,7 +107,7 @@ class Admission:
             self._ledger.check()
             if self._entitled is not None:
                 await self._entitled(call.caller.subject)
-            reservation = await self._reserve(call)
+            reservation = await self._reserve(call, provider)
             settlement = known(reservation.time_ms, reservation.over_limit)
             try:
                 slot = self._take(settlement)
@@ -135,9 +138,9 @@ class Admission:
         """Wait until nothing is in flight."""
         await self._empty.wait()
 
-    async def _reserve(self, call: Call) -> Reservation:
+    async def _reserve(self, call: Call, provider: str) -> Reservation:
         try:
-            return await self._quotas.reserve(call)
+            return await self._quotas.reserve(call, provider)
         except sqlite3.Error as error:
             log.error("what a caller has used could not be read, and its request is refused: %s", error)
             raise LedgerUnavailable("Usage cannot be read at the moment. Try again soon.") from None

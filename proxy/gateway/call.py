@@ -19,6 +19,7 @@ from proxy.wire.form import read_form
 from proxy.wire.output import NO_OUTPUT, Output, limit_field, output_of
 from proxy.wire.prompt import input_tokens
 from proxy.wire.references import Reference
+from proxy.wire.tiers import tier_of
 from proxy.wire.tokens import BY_BYTES
 
 _VERSION_PREFIX = len(b"/v1")
@@ -47,7 +48,7 @@ class Call:
     A call that is not `metered` leaves no event. `rule` is the route that is asked upstream, and `request` what its
     body says, where that is charged by other units than tokens. Where `hides_usage`, the body was made to ask for
     usage, and `own_body` is the client's. `input_tokens` is a first estimate of what the request itself takes.
-    `output` is how much it allows to be made.
+    `output` is how much it allows to be made, `service_tier` at which tier it asks to be served.
     `references` is what it names by ids in an upstream account that others share: to be checked (`Ownership`).
     """
 
@@ -68,6 +69,7 @@ class Call:
     input_tokens: int = 0
     references: tuple[Reference, ...] = ()
     output: Output = NO_OUTPUT
+    service_tier: str = ""
 
 
 def call_of(scope: Scope, arrival: Arrival, caller: Caller, rule: Endpoint, raw: bytes) -> Call:
@@ -123,6 +125,7 @@ def call_of(scope: Scope, arrival: Arrival, caller: Caller, rule: Endpoint, raw:
         request={} if rule.counts is Counts.TOKENS else ask.document,
         input_tokens=input_tokens(rule.name, ask.document, BY_BYTES),
         output=output_of(rule.name, ask.document),
+        service_tier=tier_of(ask.document),
     )
 
 

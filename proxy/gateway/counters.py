@@ -198,7 +198,7 @@ class Counters:
                 if counter.counted.unit in TIMELESS or counter.loaded is None or not counter.loaded.done():
                     continue
                 if counts(counter.counted, one.model):
-                    counter.use(one.time_ms, amount_of(counter.counted, one.usage))
+                    counter.use(one.time_ms, amount_of(counter.counted, one.usage, one.cost.pico_usd))
 
     def settled_elsewhere(self, found: Sequence[Settlement], now_ms: int) -> None:
         """The same, for what other processes have recorded."""

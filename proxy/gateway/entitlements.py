@@ -20,7 +20,7 @@ from proxy.errors import EngineError, EngineUnavailable, EntitlementUnknown, For
 from proxy.gateway.counters import Counter
 from proxy.limits import Calendar
 from proxy.model import ENGINE, Access, Counted, Limit, Settlement, Unit, Window
-from proxy.settings import EntitlementSettings
+from proxy.sections import EntitlementSettings
 
 log = logging.getLogger(__name__)
 

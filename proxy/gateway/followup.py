@@ -17,6 +17,7 @@ import orjson
 
 from proxy.errors import InvalidRequest, LedgerUnavailable, ProxyError
 from proxy.gateway.meter import meter_for
+from proxy.gateway.settle import Costed
 from proxy.model import NO_USAGE, Outcome, Settlement, UsageSource
 from proxy.store import followups
 from proxy.store.commit import GroupCommit
@@ -48,8 +49,10 @@ class Followup:
         router: Router,
         recorded: Callable[[Settlement], None],
         *,
+        costed: Costed = lambda settlement: settlement,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
+        self._costed = costed
         self._commit = commit
         self._router = router
         self._recorded = recorded
@@ -134,7 +137,7 @@ class Followup:
             at_ms = self._now_ms() + wait_ms
             await self._commit.run(lambda connection: followups.postpone(connection, known.id, at_ms))
             return False
-        final = replace(settled, duration_ms=self._now_ms() - known.time_ms)
+        final = self._costed(replace(settled, duration_ms=self._now_ms() - known.time_ms))
         if await self._commit.run(lambda connection: followups.settle(connection, final)):
             self._recorded(final)
         return True
@@ -182,7 +185,8 @@ def _settled(known: Settlement, status: int, body: bytes) -> Settlement | None:
         # Whoever cancels has had what was generated until then.
         written = replace(meter.delivered().tokens(BY_BYTES, model), uncached_input=known.usage.uncached_input)
         known = replace(known, usage=written, usage_source=UsageSource.ESTIMATED, estimator=BY_BYTES.name)
-    return replace(known, model=model, usage_path=reading.usage_path)
+    tier = reading.service_tier or known.service_tier
+    return replace(known, model=model, usage_path=reading.usage_path, service_tier=tier)
 
 
 def _unused(known: Settlement) -> Settlement:

@@ -30,7 +30,7 @@ from proxy.gateway.respond import Responder
 from proxy.gateway.settle import Settler, until_done
 from proxy.gateway.stop import Stop
 from proxy.model import NO_USAGE, Outcome, UsageSource
-from proxy.settings import UpstreamSettings
+from proxy.sections import UpstreamSettings
 from proxy.upstream.connection import Answer, Connection
 from proxy.upstream.refusals import is_refusal
 from proxy.upstream.route import Upstream

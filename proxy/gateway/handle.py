@@ -86,7 +86,7 @@ class Gateway:
         """Admit a call, forward and meter it, and settle it before its last bytes go out."""
         try:
             upstream = self._router.route(call.model, call.caller.upstream_key)
-            hold = await self._admission.reserve(call, partial(known_of, call, upstream))
+            hold = await self._admission.reserve(call, partial(known_of, call, upstream), upstream.provider)
         except ProxyError as error:
             self.refusals[error.code or error.type] += 1
             await responder.refuse(error)

@@ -18,6 +18,7 @@ from proxy.wire.document import json_object
 from proxy.wire.endpoints import CHAT_COMPLETIONS, Counts, Endpoint
 from proxy.wire.references import shown_by
 from proxy.wire.sse import DONE, LATE_LF, Piece, Splitter, data_of
+from proxy.wire.tiers import tier_of
 from proxy.wire.units import Tally, units_of
 
 #: What the meter keeps of one answer at most; a larger one passes, unread.
@@ -62,6 +63,7 @@ class Reading:
     units: Units = NO_UNITS
     understood: bool = False  #: at least a part of it was read
     response_id: str = ""  #: the upstream's own
+    service_tier: str = ""  #: at which it was served, where the upstream has several
     deferred: bool = False  #: the response is generated in the background; its usage becomes known later
 
 
@@ -200,6 +202,7 @@ class PlainMeter:
             self._delivered.add(answer)
             usage = usage_shapes.read(answer)
             reading = _reading(usage, _text(answer, "model"), _has_failed(answer), _text(answer, "id"))
+            reading = replace(reading, service_tier=tier_of(answer))
             if usage is None and answer.get("background") is True and answer.get("status") in _UNENDED:
                 reading = replace(reading, deferred=_ID.fullmatch(reading.response_id) is not None)
         return _with_units(reading, units_of(self._endpoint, self._request, answer), self._endpoint)
@@ -232,6 +235,7 @@ class StreamMeter:
         self._usage: tuple[Usage, str] | None = None
         self._model = ""
         self._response_id = ""
+        self._tier: Mapping[str, Any] = {}  #: the last event that may name it
         self._failed = False
         self._ids_shown = shown
 
@@ -256,6 +260,8 @@ class StreamMeter:
         if not self._understood:
             return Reading(failed=self._failed)
         reading = _reading(self._usage, self._model, self._failed, self._response_id)
+        if self._tier:
+            reading = replace(reading, service_tier=tier_of(self._tier))
         return _with_units(reading, self._tally.units, self._endpoint)
 
     def delivered(self) -> Delivered:
@@ -291,11 +297,14 @@ class StreamMeter:
             self._model = _text(event, "model")
         if not self._response_id:
             self._response_id = _text(event, "id")
+        if "service_tier" in event:
+            self._tier = event
         self._failed = self._failed or _has_failed(event)
         if "type" in event:
             self._tally.note(event)
             if event["type"] in _LAST_EVENTS or self._tally.ended:
                 self.last_event_seen = True
+                self._tier = event if "response" in event else self._tier
 
     def _shown(self, raw: bytes, event: dict[str, Any]) -> bytes:
         """The event as a client sees it that did not ask for usage. Content is never dropped, nothing rewritten."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from proxy.errors import Headers, ProxyError, RateLimited
+from proxy.errors import ProxyError, RateLimited
 from proxy.gateway.call import Call
-from proxy.gateway.counters import Bucket, Counter, Counters
-from proxy.gateway.refusal import rate_headers, refusal, told, too_large
-from proxy.limits import INPUT_KINDS, SLIDING_MS, VALUE_MAX, counts, matches
+from proxy.gateway.counters import Counter, Counters
+from proxy.gateway.pricing import Most, Prices, most_of
+from proxy.gateway.refusal import not_priced, rate_headers, refusal, too_large, words_of
+from proxy.gateway.reservation import OF_OUTPUT, TOTAL, USD, Account, Entry, Reservation, give_back, hold
+from proxy.limits import SLIDING_MS, counts
 from proxy.model import Caller, Limit, Settlement, Unit, Window
 
 #: Accounts (of a subject and a key) that are kept in memory; beyond it all are forgotten, and read again when needed.
@@ -21,75 +23,6 @@ WAITING_MAX = 1_000
 #: A stream that sets a maximum is kept to it by its upstream. It is stopped only if it has delivered so many times as
 #: much: an estimate of what was delivered may be off, an upstream that ignores the maximum is.
 _ESTIMATE_FACTOR = 2
-
-#: What of a request an entry counts: the place in `Reservation.amounts`.
-_ONE, _TOTAL, _INPUT, _OUTPUT = range(4)
-
-
-class Entry:
-    """One limit and its counter, as they are looked at for each request."""
-
-    __slots__ = ("amount_at", "counter", "is_place", "limit", "model", "soft", "value")
-
-    def __init__(self, limit: Limit, counter: Counter) -> None:
-        counted = limit.counted
-        self.limit = limit
-        self.counter = counter
-        self.value = limit.value
-        self.soft = limit.soft
-        self.model = counted.model
-        self.is_place = counted.unit is Unit.INFLIGHT
-        if counted.unit is not Unit.TOKENS:
-            self.amount_at = _ONE
-        elif not counted.kind:
-            self.amount_at = _TOTAL
-        else:
-            self.amount_at = _INPUT if counted.kind in INPUT_KINDS else _OUTPUT
-
-    @property
-    def binds(self) -> bool:
-        """Whether it can be reached at all: not where an engine grants without end, or is not asked."""
-        return self.counter.used > -VALUE_MAX
-
-    def counts(self, model: str) -> bool:
-        return not self.model or matches(self.model, model)
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """What limits the requests of one subject with one key."""
-
-    limits: tuple[Limit, ...]
-    entries: tuple[Entry, ...]
-    rates: tuple[tuple[Limit, Counter], ...]  #: those by the minute, which clients are told of with each answer
-    largest: tuple[Limit, ...]  #: what one request may ask for
-
-
-@dataclass(slots=True)
-class Reservation:
-    """What one request in flight holds. `over_limit` names the soft limit that it passes, if it does."""
-
-    caller: Caller
-    model: str
-    amounts: tuple[int, int, int, int]
-    time_ms: int  #: when it was made, which is the window that it counts in
-    over_limit: str = ""
-    headers: Headers = field(default_factory=list)  #: what its answer tells of the limits by the minute
-    cap: int | None = None  #: the output tokens of each choice that it is to be sent on with
-    stop_at: int | None = None  #: the output tokens after which a stream must reserve more; None: it need not
-    stopped_by: str = ""  #: the limit of which nothing was left then
-    deferred: bool = False  #: it is settled later, and holds what it may use until then
-    settled: bool = False
-    ended: bool = False
-    #: Until it is settled.
-    held: list[tuple[Counter, Bucket, int]] = field(default_factory=list)
-    #: Until it has ended: its places among those in flight.
-    places: list[tuple[Counter, Bucket, int]] = field(default_factory=list)
-
-    @property
-    def output(self) -> int:
-        """The output tokens that it holds."""
-        return self.amounts[_OUTPUT]
 
 
 class Quotas:
@@ -106,12 +39,14 @@ class Quotas:
         rate_wait_s: float,
         now_ms: Callable[[], int],
         entitled: Callable[[str], tuple[Limit, Counter]] | None = None,
+        prices: Prices | None = None,
+        counts_unpriced: bool = False,
     ) -> None:
         """`output_tokens`: what is reserved where a request sets no maximum; with `caps_output` all that is left of its
         limits is, and is its maximum. With `stops_streams` a stream reserves of that what is left, and `more` while it
-        goes on. `wait_s`: to wait for others to use less than they have reserved. `rate_wait_s`:
-        to wait for a window by the minute to move on. `entitled`: the limit of a subject that is not
-        counted by this ledger."""
+        goes on. `wait_s`: to wait for others to use less than they have reserved. `rate_wait_s`: to wait for a window
+        by the minute to move on. `entitled`: the limit of a subject that is not counted by this ledger.
+        `counts_unpriced`: what has no price is served under a limit in money all the same, and counts nothing there."""
         self._counters = counters
         self._output_tokens = output_tokens
         self._caps_output = caps_output
@@ -120,6 +55,8 @@ class Quotas:
         self._rate_wait_s = rate_wait_s
         self._now_ms = now_ms
         self._entitled = entitled
+        self._prices = prices
+        self._counts_unpriced = counts_unpriced
         #: Told when a request is refused for what is used of a limit already, in a window that ends at an instant.
         self.refused: Callable[[Caller, Limit, int], None] = lambda caller, limit, until_ms: None
         self._accounts: dict[tuple[str, str], Account] = {}
@@ -133,27 +70,30 @@ class Quotas:
             account = await self._open(caller)
         return account
 
-    async def reserve(self, call: Call) -> Reservation:
-        """Reserve what a call may use. `release` must follow, and `settled` when it is in the ledger.
+    async def reserve(self, call: Call, provider: str = "") -> Reservation:
+        """Reserve what a call may use at a provider. `release` must follow, and `settled` when it is in the ledger.
 
         Raises `RateLimited` or `QuotaExceeded` (429), `InvalidRequest` (400, more output than one request may ask
-        for) or `sqlite3.Error`.
+        for), `Forbidden` (403, no price is known, and money is limited) or `sqlite3.Error`.
         """
         caller = call.caller
         account = await self.account(caller)
         now_ms = self._now_ms()
         output, over_limit = self._output(account, call)
+        most = self._most(account, call, provider, now_ms)
         cap = None
-        is_stoppable = self._stops_streams and call.streamed and _limits_output(account, call.model)
+        is_stoppable = self._stops_streams and call.streamed and _limits_output(account, call.model, most)
         if call.output.each is None and (is_stoppable or self._caps_output):
-            left = self._left(account, call, now_ms)
+            left = self._left(account, call, most, now_ms)
             if is_stoppable:
                 output = min(output, max(1, left or 1) * call.output.choices)
             elif left is not None and left > 0:
                 cap, output = left, left * call.output.choices
         # Of some requests (images, speech) no tokens are known before: one is, so that a limit that is spent holds.
-        amounts = (1, max(1, call.input_tokens + output), call.input_tokens, output)
-        reservation = Reservation(caller, call.model, amounts, now_ms, over_limit, cap=cap)
+        # The same goes for money, except for what is free.
+        pico = 0 if most is None or most.is_free else max(1, most.pico(output))
+        amounts = (1, max(1, call.input_tokens + output), call.input_tokens, output, pico)
+        reservation = Reservation(caller, call.model, amounts, now_ms, over_limit, cap=cap, most=most)
         if is_stoppable:
             reservation.stop_at = output if call.output.each is None else output * _ESTIMATE_FACTOR
         if account.entries:
@@ -173,27 +113,27 @@ class Quotas:
         """
         account = await self.account(replace(reservation.caller, limits=limits))
         now_ms = self._now_ms()
-        entries = [one for one in account.entries if one.amount_at in (_TOTAL, _OUTPUT)]
-        entries = [one for one in entries if one.counts(reservation.model) and _is_in(one, reservation.time_ms, now_ms)]
+        entries = [one for one in account.entries if one.amount_at in OF_OUTPUT and one.counts(reservation.model)]
+        entries = [one for one in entries if _is_in(one, reservation.time_ms, now_ms)]
         for entry in entries:
-            left = entry.value - entry.counter.used - entry.counter.reserved
-            if not entry.soft and left < tokens:
+            room = entry.value - entry.counter.used - entry.counter.reserved
+            left = room if entry.amount_at != USD else reservation.output_for(room)
+            if not entry.soft and left is not None and left < tokens:
                 tokens = left
-                reservation.stopped_by = told(entry.limit)
+                reservation.stopped_by = words_of(entry.limit)
         if tokens <= 0 or reservation.settled:
             return 0
+        before, reservation.amounts = reservation.amounts, reservation.with_output(tokens)
         for entry in entries:
-            _hold(reservation, entry, tokens)
-        one, total, given, output = reservation.amounts
-        reservation.amounts = (one, total + tokens, given, output + tokens)
+            hold(reservation, entry, reservation.amounts[entry.amount_at] - before[entry.amount_at])
         return tokens
 
     def release(self, request_id: str, reservation: Reservation) -> None:
         """The request has ended."""
         reservation.ended = True
-        _give_back(reservation.places)
+        give_back(reservation.places)
         if not reservation.deferred or reservation.settled:
-            _give_back(reservation.held)
+            give_back(reservation.held)
             self._live.pop(request_id, None)
 
     def settled(self, one: Settlement) -> None:
@@ -202,7 +142,7 @@ class Quotas:
         reservation = self._live.get(one.id)
         if reservation is not None:
             reservation.settled = True
-            _give_back(reservation.held)
+            give_back(reservation.held)
             if reservation.ended:
                 del self._live[one.id]
 
@@ -235,7 +175,7 @@ class Quotas:
         account = Account(
             caller.limits,
             tuple(Entry(limit, counter) for limit, counter in pairs),
-            tuple(pair for pair in pairs if pair[0].counted.window is Window.MINUTE),
+            tuple(pair for pair in pairs if pair[0].counted.window is Window.MINUTE and not _is_money(pair[0])),
             tuple(one for one in caller.limits if one.counted.unit is Unit.MAX_TOKENS),
         )
         self._accounts[caller.subject, caller.key_id] = account
@@ -249,7 +189,7 @@ class Quotas:
             entry = Entry(Limit(counted, 0, ""), counter)
             is_over = one.ended if entry.is_place else one.settled
             if owner == counted.owner and counts(counted, one.model) and not is_over:
-                _hold(one, entry, one.amounts[entry.amount_at])
+                hold(one, entry, one.amounts[entry.amount_at])
 
     def _output(self, account: Account, call: Call) -> tuple[int, str]:
         """The output tokens to reserve, and the soft limit that they pass. Raises `InvalidRequest`."""
@@ -267,16 +207,28 @@ class Quotas:
                 raise too_large(limit, each)
         return most * call.output.choices, over_limit
 
-    def _left(self, account: Account, call: Call, now_ms: int) -> int | None:
+    def _most(self, account: Account, call: Call, provider: str, now_ms: int) -> Most | None:
+        """What the call may cost at most, None where that is not known. Raises `Forbidden` where it must be."""
+        most = None if self._prices is None else most_of(self._prices, call, provider, now_ms)
+        if most is None and not self._counts_unpriced:
+            for entry in account.entries:
+                if entry.amount_at == USD and not entry.soft and entry.counts(call.model):
+                    raise not_priced(entry.limit, call.model)
+        return most
+
+    def _left(self, account: Account, call: Call, most: Most | None, now_ms: int) -> int | None:
         """The output tokens of each choice that its limits leave, less than none maybe; None: none limits it."""
         rooms = [limit.value for limit in account.largest if counts(limit.counted, call.model)]
         for entry in account.entries:
-            is_output = entry.amount_at in (_TOTAL, _OUTPUT)
-            if entry.soft or not is_output or not entry.counts(call.model) or not entry.binds:
+            if entry.soft or entry.amount_at not in OF_OUTPUT or not entry.counts(call.model) or not entry.binds:
                 continue
             entry.counter.move(now_ms)
             room = entry.value - entry.counter.used - entry.counter.reserved
-            rooms.append((room - call.input_tokens * (entry.amount_at == _TOTAL)) // call.output.choices)
+            if entry.amount_at == USD:
+                tokens = None if most is None else most.tokens_within(room)
+                rooms += [] if tokens is None else [tokens // call.output.choices]
+                continue
+            rooms.append((room - call.input_tokens * (entry.amount_at == TOTAL)) // call.output.choices)
         return min(rooms, default=None)
 
     # Reservations
@@ -312,7 +264,7 @@ class Quotas:
         reservation.time_ms = now_ms
         for entry in account.entries:
             if not entry.model or entry.counts(model):
-                _hold(reservation, entry, amounts[entry.amount_at])
+                hold(reservation, entry, amounts[entry.amount_at])
         return None, None
 
     async def _wait(self, account: Account, reservation: Reservation, error: ProxyError, entry: Entry) -> int:
@@ -356,10 +308,15 @@ class Quotas:
         return free_in_s + 0.001 if waited_s + free_in_s <= self._rate_wait_s else 0.0
 
 
-def _limits_output(account: Account, model: str) -> bool:
+def _is_money(limit: Limit) -> bool:
+    return limit.counted.unit is Unit.USD
+
+
+def _limits_output(account: Account, model: str, most: Most | None) -> bool:
     """Whether a hard limit counts the output of this model."""
-    hard = (one for one in account.entries if not one.soft and one.amount_at in (_TOTAL, _OUTPUT))
-    return any(one.counts(model) and one.binds for one in hard)
+    costs = most is not None and not most.is_free
+    hard = (one for one in account.entries if not one.soft and one.amount_at in OF_OUTPUT)
+    return any(one.counts(model) and one.binds and (costs or one.amount_at != USD) for one in hard)
 
 
 def _is_in(entry: Entry, time_ms: int, now_ms: int) -> bool:
@@ -368,22 +325,3 @@ def _is_in(entry: Entry, time_ms: int, now_ms: int) -> bool:
     if entry.counter.counted.window is Window.MINUTE:
         return time_ms > now_ms - SLIDING_MS
     return time_ms >= entry.counter.start_ms
-
-
-def _hold(reservation: Reservation, entry: Entry, amount: int) -> None:
-    """Of what a request may use, what this entry counts. In-lined as far as it goes: there may be many entries."""
-    counter = entry.counter
-    time_ms = reservation.time_ms
-    bucket = counter.latest
-    if bucket is None or not bucket.start_ms <= time_ms < counter.latest_until_ms:
-        bucket = counter.bucket(time_ms)
-    if amount and bucket is not None:
-        bucket.reserved += amount
-        counter.reserved += amount
-        (reservation.places if entry.is_place else reservation.held).append((counter, bucket, amount))
-
-
-def _give_back(held: list[tuple[Counter, Bucket, int]]) -> None:
-    for counter, bucket, amount in held:
-        counter.release(bucket, amount)
-    held.clear()

@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 
+from proxy.gateway.settle import Costed
 from proxy.model import Settlement
 from proxy.store.commit import GroupCommit
 from proxy.store.holds import Holds, Orphan
@@ -27,8 +28,10 @@ class Rescue:
         commit: GroupCommit,
         recorded: Callable[[Settlement], None],
         *,
+        costed: Costed = lambda settlement: settlement,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
+        self._costed = costed
         self._holds = holds
         self._commit = commit
         self._recorded = recorded
@@ -69,7 +72,7 @@ class Rescue:
     async def _settle(self, orphan: Orphan) -> None:
         settled = False
         try:
-            interrupted = orphan.settlements()
+            interrupted = [self._costed(one) for one in orphan.settlements()]
             unsettled: list[Settlement] = []
             if interrupted:
                 unsettled = await self._commit.run(lambda connection: record_unsettled(connection, interrupted))

@@ -24,6 +24,10 @@ from proxy.wire.tokens import BY_BYTES
 log = logging.getLogger(__name__)
 
 
+#: Gives a settlement its cost (`proxy.billing.prices.PriceBook.costed`).
+Costed = Callable[[Settlement], Settlement]
+
+
 class Ledger(Protocol):
     def record(self, settlement: Settlement) -> asyncio.Future[None]:
         """Record a settlement. The future is done when it is on disk, or raises `sqlite3.Error`."""
@@ -57,6 +61,7 @@ def known_of(call: Call, upstream: Upstream, time_ms: int, over_limit: str) -> S
         upstream=upstream.name,
         estimator=BY_BYTES.name if is_counted else "",
         over_limit=over_limit,
+        service_tier=call.service_tier,
     )
 
 
@@ -64,6 +69,7 @@ class Settler:
     """Makes settlements durable, and tells `recorded` of each that is.
 
     `defer` takes those whose usage becomes known later, and where their upstream key is found (`Followup.defer`).
+    `costed` gives the others their cost.
     """
 
     def __init__(
@@ -72,11 +78,14 @@ class Settler:
         recorded: Callable[[Settlement], None],
         defer: Callable[[Settlement, str], asyncio.Future[None]],
         stderr: TextIO | None = None,
+        *,
+        costed: Costed = lambda settlement: settlement,
     ) -> None:
         self._ledger = ledger
         self._recorded = recorded
         self._defer = defer
         self._stderr = stderr
+        self._costed = costed
         #: How many settlements went to standard error instead.
         self.unrecorded = 0
 
@@ -111,7 +120,10 @@ class Settler:
             on_disconnect=on_disconnect,
             estimator=estimator,
             units=reading.units,
+            service_tier=reading.service_tier or known.service_tier,
         )
+        if not reading.deferred:
+            settlement = self._costed(settlement)
         way, upstream_key = Way.PLAIN, ""
         recorded: asyncio.Future[Any]
         if reading.deferred:

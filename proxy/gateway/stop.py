@@ -18,7 +18,8 @@ from proxy.errors import LedgerUnavailable
 from proxy.gateway.admit import Hold
 from proxy.gateway.call import Call
 from proxy.gateway.meter import Meter, Reading, StreamMeter, meter_for
-from proxy.gateway.quotas import Quotas, Reservation
+from proxy.gateway.quotas import Quotas
+from proxy.gateway.reservation import Reservation
 from proxy.model import NO_USAGE, Limit, Usage, UsageSource
 from proxy.wire.closing import Closing, closing_for
 from proxy.wire.coding import Decoder, decoder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from proxy.model import Outcome, Settlement, UsageSource
+from proxy.model import CostState, Outcome, Settlement, UsageSource
 
 
 class Tally:
@@ -14,9 +14,13 @@ class Tally:
         self.settlements: Counter[tuple[Outcome, UsageSource]] = Counter()
         self.prompt_tokens = 0
         self.completion_tokens = 0
+        self.pico_usd = 0
+        self.costs: Counter[CostState] = Counter()
 
     def add(self, one: Settlement) -> None:
         """A settlement was recorded."""
         self.settlements[one.outcome, one.usage_source] += 1
         self.prompt_tokens += one.usage.prompt_tokens
         self.completion_tokens += one.usage.completion_tokens
+        self.pico_usd += one.cost.pico_usd
+        self.costs[one.cost.state] += 1

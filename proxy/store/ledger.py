@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-from proxy.model import BUCKETS, UNITS, EventState, Outcome, Settlement, Units, Usage, UsageSource
+from proxy.model import BUCKETS, UNITS, Cost, CostState, EventState, Outcome, Settlement, Units, Usage, UsageSource
 from proxy.store import queries
 from proxy.store.database import begin
 
@@ -27,7 +27,7 @@ _BUCKETS_FROM = 11
 _BUCKETS_TO = _BUCKETS_FROM + len(BUCKETS)
 _UNITS_FROM = _BUCKETS_TO + 3
 _UNITS_TO = _UNITS_FROM + len(UNITS)
-_SETTLEMENT_COLUMNS = _UNITS_TO + 6
+_SETTLEMENT_COLUMNS = _UNITS_TO + 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def record(connection: sqlite3.Connection, settlements: Sequence[Settlement]) ->
     for one in settlements:
         model = _name(one.model)
         key = (one.subject, one.time_ms // HOUR_MS, model, one.endpoint, one.key_id, str(one.usage_source))
-        amounts = (1, *_buckets(one.usage), *_units(one.units))
+        amounts = (1, *_buckets(one.usage), *_units(one.units), *_costs(one))
         known = sums.get(key)
         sums[key] = list(amounts) if known is None else [a + b for a, b in zip(known, amounts, strict=True)]
     rollups = [(*key, *(min(amount, _COUNT_MAX) for amount in amounts)) for key, amounts in sums.items()]
@@ -126,7 +126,8 @@ def newest(
 def settlement_of(row: Sequence[Any]) -> Settlement:
     """The settlement that a row begins with."""
     usage_source, duration_ms, ttft_ms = row[_BUCKETS_TO:_UNITS_FROM]
-    upstream, usage_path, estimator, on_disconnect, response_id, over_limit = row[_UNITS_TO:_SETTLEMENT_COLUMNS]
+    words = row[_UNITS_TO:_SETTLEMENT_COLUMNS]
+    upstream, usage_path, estimator, on_disconnect, response_id, over_limit, pico_usd, cost_state, tier = words
     return Settlement(
         id=row[0],
         subject=row[1],
@@ -150,6 +151,8 @@ def settlement_of(row: Sequence[Any]) -> Settlement:
         on_disconnect=on_disconnect,
         response_id=response_id,
         over_limit=over_limit,
+        service_tier=tier,
+        cost=Cost(pico_usd, CostState(cost_state)),
     )
 
 
@@ -177,7 +180,18 @@ def _row(one: Settlement) -> tuple[Any, ...]:
         one.on_disconnect,
         _name(one.response_id),
         one.over_limit,
+        one.cost.pico_usd,
+        one.cost.state,
+        _name(one.service_tier),
     )
+
+
+def _costs(one: Settlement) -> tuple[int, ...]:
+    """What it adds to the sums of `COSTS`."""
+    state = one.cost.state
+    unpriced = state is CostState.UNPRICED
+    tokens = one.usage.total_tokens if unpriced else 0
+    return one.cost.pico_usd, state is CostState.PRICED, state is CostState.FREE, unpriced, tokens
 
 
 def _name(text: str) -> str:

@@ -117,7 +117,8 @@ def top_up(
 
 
 def _add_top_ups(connection: sqlite3.Connection, tenant_id: str, found: dict[Counted, Limit]) -> None:
-    for unit, amount in connection.execute(queries.TOP_UP_SUMS, (tenant_id,)):
+    for unit, millions, rest in connection.execute(queries.TOP_UP_SUMS, (tenant_id,)):
+        amount = millions * 10**6 + rest
         counted = Counted("tenant", tenant_id, Unit(unit), Window.TOTAL)
         granted = next((one for one in found.values() if _is_total(one.counted, counted)), None)
         if granted is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from proxy.model import BUCKETS, UNITS, EventState
+from proxy.model import BUCKETS, COSTS, UNITS, EventState
 
 _EVENT_COLUMNS = (
     "id, subject, key_id, time_ms, endpoint, requested_model, model, provider, streamed, status, outcome, "
@@ -12,12 +12,19 @@ _EVENT_COLUMNS = (
     + ", usage_source, duration_ms, ttft_ms, "
     + ", ".join(UNITS)
     + ", upstream, usage_path, estimator, on_disconnect, response_id, over_limit"
+    + ", cost_pico_usd, cost_state, service_tier"
 )
-_AMOUNTS = ("requests", *BUCKETS, *UNITS)
+_AMOUNTS = ("requests", *BUCKETS, *UNITS, *COSTS)
 _EVENT_COLUMN_COUNT = _EVENT_COLUMNS.count(",") + 1
 # A sum of two that passes SQLite's integers would be a float; it stops at the largest integer.
 _ADDITIONS = ", ".join(f"{name} = min({name} + excluded.{name}, {2**63 - 1})" for name in _AMOUNTS)
-_SUMS = ", ".join(f"sum({name})" for name in _AMOUNTS)
+# Sums of money may pass SQLite's integers, which is an error: whole millionths of a dollar apart, and the rest.
+_SUMS = ", ".join(
+    "sum(cost_pico_usd / 1000000), sum(cost_pico_usd - cost_pico_usd / 1000000 * 1000000)"
+    if name == "cost_pico_usd"
+    else f"sum({name})"
+    for name in _AMOUNTS
+)
 
 # Record one settlement: its event waits in the outbox.
 INSERT_EVENT = f"""
@@ -145,6 +152,11 @@ USAGE, USAGE_OF_SUBJECT = (
 _USAGE_HOURS = "SELECT (SELECT min(hour) FROM rollups WHERE {0}), (SELECT max(hour) FROM rollups WHERE {0})"
 USAGE_HOURS = _USAGE_HOURS.format("hour >= ? AND hour < ?")
 USAGE_HOURS_OF_SUBJECT = _USAGE_HOURS.format("subject = ? AND hour >= ? AND hour < ?")
+# The models of which something has no price, between two hours.
+UNPRICED_MODELS = """
+    SELECT model, sum(unpriced_requests), sum(unpriced_tokens) FROM rollups INDEXED BY rollups_by_hour
+    WHERE hour >= ? AND hour < ? AND unpriced_requests > 0 GROUP BY model ORDER BY 2 DESC, 1
+"""
 HAS_USAGE = "SELECT 1 FROM rollups WHERE subject = ? LIMIT 1"
 # The keys of a tenant, and of the one that a key belongs to.
 KEY_NAMES = "SELECT id, name FROM keys WHERE tenant_id IN (?, (SELECT tenant_id FROM keys WHERE id = ?))"
@@ -203,13 +215,17 @@ INSERT_TOP_UP = """
     INSERT INTO top_ups (id, tenant_id, unit, amount, time_ms, note) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
 """
 TOP_UP = "SELECT tenant_id, unit, amount FROM top_ups WHERE id = ?"
-TOP_UP_SUMS = "SELECT unit, sum(amount) FROM top_ups WHERE tenant_id = ? GROUP BY unit"
+# (In two parts, as all sums of what may be money.)
+TOP_UP_SUMS = """
+    SELECT unit, sum(amount / 1000000), sum(amount % 1000000) FROM top_ups WHERE tenant_id = ? GROUP BY unit
+"""
 
 # What a tenant, or a key, used by model: in whole hours; and between two instants, for hours that are cut.
 _SPENT = f"SELECT model, {_SUMS} FROM rollups WHERE %s = ? AND hour >= ? AND hour < ? GROUP BY model"
 SPENT_BY = {"tenant": _SPENT % "subject", "key": _SPENT % "key_id"}
 SPENT_LATELY = f"""
-    SELECT subject, key_id, model, time_ms, {", ".join(BUCKETS)} FROM events INDEXED BY events_by_time
+    SELECT subject, key_id, model, time_ms, cost_pico_usd, {", ".join(BUCKETS)}
+    FROM events INDEXED BY events_by_time
     WHERE time_ms >= ? AND time_ms < ?
 """
 

@@ -122,7 +122,10 @@ CREATE TABLE events (
     error           TEXT NOT NULL DEFAULT '',
     delivered_ms    INTEGER,
     reason          TEXT NOT NULL DEFAULT '', -- why it was discarded
-    over_limit      TEXT NOT NULL DEFAULT '' -- the soft limit that it passed
+    over_limit      TEXT NOT NULL DEFAULT '', -- the soft limit that it passed
+    cost_pico_usd   INTEGER NOT NULL DEFAULT 0, -- 1e-12 US dollars
+    cost_state      TEXT NOT NULL DEFAULT 'unknown', -- proxy.model.CostState
+    service_tier    TEXT NOT NULL DEFAULT '' -- flex, priority, ...: prices differ
 );
 -- By state and then, as every index, by seq. The state is constant in them; without it counting would read every row.
 CREATE INDEX events_pending ON events (state) WHERE state = 'pending';
@@ -150,6 +153,11 @@ CREATE TABLE rollups (
     images         INTEGER NOT NULL,
     audio_ms       INTEGER NOT NULL,
     characters     INTEGER NOT NULL,
+    cost_pico_usd  INTEGER NOT NULL DEFAULT 0,
+    priced_requests INTEGER NOT NULL DEFAULT 0,
+    free_requests  INTEGER NOT NULL DEFAULT 0,
+    unpriced_requests INTEGER NOT NULL DEFAULT 0,
+    unpriced_tokens INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (subject, hour, model, endpoint, key_id, usage_source)
 ) WITHOUT ROWID;
 CREATE INDEX rollups_by_hour ON rollups (hour);

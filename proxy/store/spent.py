@@ -7,9 +7,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from proxy.limits import SECOND_MS, Calendar, amount_of, counts
-from proxy.model import BUCKETS, Counted, Unit, Usage, Window
+from proxy.model import BUCKETS, TIMELESS, UNITS, Counted, Unit, Usage, Window
 from proxy.store import queries
 from proxy.store.ledger import HOUR_MS
+
+#: Where the sums of a rollup's costs stand, after those of tokens and units.
+_COST = slice(len(BUCKETS) + len(UNITS), len(BUCKETS) + len(UNITS) + 2)
 
 #: What was used, in the pieces of a window: when each begins (unix ms), and how much.
 Seconds = list[tuple[int, int]]
@@ -22,7 +25,7 @@ def spent(connection: sqlite3.Connection, counted: Counted, calendar: Calendar, 
 
 def spent_by_second(connection: sqlite3.Connection, counted: Counted, calendar: Calendar, now_ms: int) -> Seconds:
     """The same; of a minute, for each second (unix ms) in which something arrived. Other windows are in one piece."""
-    if counted.unit not in (Unit.REQUESTS, Unit.TOKENS):
+    if counted.unit in TIMELESS:
         return []
     start_ms, end_ms = calendar.bounds(counted.window, now_ms, counted.anchor_ms)
     if counted.window is Window.MINUTE:
@@ -38,15 +41,22 @@ def spent_by_second(connection: sqlite3.Connection, counted: Counted, calendar: 
         amount for begins, ends in cut if begins < ends for _, amount in _lately(connection, counted, begins, ends)
     ]
     rows = connection.execute(queries.SPENT_BY[counted.scope], (counted.owner, first, min(last, 2**53)))
-    amounts += [_amount(counted, requests, sums) for model, requests, *sums in rows if counts(counted, model)]
+    amounts += [
+        _amount(counted, requests, sums[: len(BUCKETS)], micro_usd * 10**6 + rest)
+        for model, requests, *sums in rows
+        if counts(counted, model)
+        for micro_usd, rest in [sums[_COST]]
+    ]
     return [(start_ms, sum(amounts))]
 
 
 def _lately(connection: sqlite3.Connection, counted: Counted, from_ms: int, to_ms: int) -> Iterable[tuple[int, int]]:
-    for subject, key_id, model, time_ms, *buckets in connection.execute(queries.SPENT_LATELY, (from_ms, to_ms)):
+    for subject, key_id, model, time_ms, pico_usd, *buckets in connection.execute(
+        queries.SPENT_LATELY, (from_ms, to_ms)
+    ):
         if counted.owner == (subject if counted.scope == "tenant" else key_id) and counts(counted, model):
-            yield time_ms, _amount(counted, 1, buckets)
+            yield time_ms, _amount(counted, 1, buckets, pico_usd)
 
 
-def _amount(counted: Counted, requests: int, sums: Sequence[Any]) -> int:
-    return requests if counted.unit is Unit.REQUESTS else amount_of(counted, Usage(*sums[: len(BUCKETS)]))
+def _amount(counted: Counted, requests: int, buckets: Sequence[Any], pico_usd: int) -> int:
+    return requests if counted.unit is Unit.REQUESTS else amount_of(counted, Usage(*buckets), pico_usd)

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from proxy.model import SUBJECT_PATTERN, Settlement
+from proxy.money import PICO_MAX
 from proxy.store import followups, queries
 from proxy.store.ledger import record, record_once
 from proxy.store.written import settlement_of, write
@@ -88,7 +89,7 @@ def take_in(connection: sqlite3.Connection, one: Unrecorded, now_ms: int) -> boo
 
 def _check(one: Settlement) -> None:
     """Raises `ValueError` for values that no settlement has, though it has the right members."""
-    for part in (one, one.usage, one.units):
+    for part in (one, one.usage, one.units, one.cost):
         for field in fields(part):
             _check_value(field.name, field.type, getattr(part, field.name))
     if not _ID.fullmatch(one.id):
@@ -107,5 +108,6 @@ def _check_value(name: str, kind: Any, value: object) -> None:
     expected = _TYPES.get(kind)
     if expected is not None and type(value) is not expected:
         raise ValueError(f"{name} must be of type {expected.__name__}")
-    if expected is int and isinstance(value, int) and not 0 <= value <= _COUNT_MAX:
-        raise ValueError(f"{name} must be from 0 to {_COUNT_MAX}")
+    most = PICO_MAX if name == "pico_usd" else _COUNT_MAX
+    if expected is int and isinstance(value, int) and not 0 <= value <= most:
+        raise ValueError(f"{name} must be from 0 to {most}")

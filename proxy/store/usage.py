@@ -13,13 +13,15 @@ from typing import Any
 from proxy.errors import TooMuch
 from proxy.instants import Period
 from proxy.limits import Calendar
-from proxy.model import BUCKETS, UNITS, Units, Usage, UsageSource
+from proxy.model import BUCKETS, COSTS, UNITS, Units, Usage, UsageSource
 from proxy.store import queries
 
 #: A sum stops at SQLite's largest integer, which is also the largest that JSON is written with.
 _COUNT_MAX = 2**63 - 1
 _BUCKETS = slice(1, 1 + len(BUCKETS))
 _UNITS = slice(_BUCKETS.stop, _BUCKETS.stop + len(UNITS))
+#: Costs come as millionths of a dollar, what is left of them in pico-dollars, and the counts.
+_COSTS = slice(_UNITS.stop, _UNITS.stop + 1 + len(COSTS))
 
 
 class Group(StrEnum):
@@ -56,6 +58,17 @@ def parse_groups(words: str, among: Sequence[Group]) -> tuple[Group, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class Costs:
+    """What requests cost, in pico-dollars, and of how many that is known. Those recorded before costs were are none."""
+
+    pico_usd: int = 0
+    priced_requests: int = 0
+    free_requests: int = 0
+    unpriced_requests: int = 0
+    unpriced_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
     """The sums of requests that have the same `values` of the groups asked for, in that order.
 
@@ -71,6 +84,7 @@ class Line:
     reported_tokens: int
     estimated_requests: int
     estimated_tokens: int
+    costs: Costs = Costs()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +139,11 @@ def report(
     return Report(lines, _line((), _summed(sums.values())))
 
 
+def unpriced_models(connection: sqlite3.Connection, period: Period) -> list[tuple[str, int, int]]:
+    """Models that were used and have no price: their requests and tokens of which the cost is not known, most first."""
+    return connection.execute(queries.UNPRICED_MODELS, period.hours).fetchall()
+
+
 def has_usage(connection: sqlite3.Connection, subject: str) -> bool:
     """Whether anything of it was ever recorded."""
     return connection.execute(queries.HAS_USAGE, (subject,)).fetchone() is not None
@@ -163,13 +182,16 @@ def _with_sources(source: str, amounts: Sequence[int]) -> list[int]:
 
 
 def _summed(amounts: Iterable[list[int]]) -> list[int]:
-    total = [0] * (_UNITS.stop + 4)
+    total = [0] * (_COSTS.stop + 4)
     for one in amounts:
         total = [*map(add, total, one)]
     return total
 
 
 def _line(values: tuple[str, ...], amounts: Sequence[int]) -> Line:
-    requests, *rest = (min(amount, _COUNT_MAX) for amount in amounts)
-    buckets, units, by_source = rest[: len(BUCKETS)], rest[len(BUCKETS) : _UNITS.stop - 1], rest[_UNITS.stop - 1 :]
-    return Line(values, requests, Usage(*buckets), Units(*units), *by_source)
+    counts = [min(amount, _COUNT_MAX) for amount in amounts]
+    micro_usd, rest, *states = amounts[_COSTS]
+    costs = Costs(micro_usd * 10**6 + rest, *states)
+    reported, reported_tokens, estimated, estimated_tokens = counts[_COSTS.stop :]
+    usage, units = Usage(*counts[_BUCKETS]), Units(*counts[_UNITS])
+    return Line(values, counts[0], usage, units, reported, reported_tokens, estimated, estimated_tokens, costs)

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from proxy.model import Outcome, Settlement, Units, Usage, UsageSource
+from proxy.model import Cost, CostState, Outcome, Settlement, Units, Usage, UsageSource
 
 _NAMES = tuple(field.name for field in fields(Settlement) if field.type == "str")
 
@@ -28,4 +28,6 @@ def settlement_of(document: dict[str, Any]) -> Settlement:
     known["units"] = Units(**known["units"])
     known["outcome"] = Outcome(known["outcome"])
     known["usage_source"] = UsageSource(known["usage_source"])
+    if "cost" in known:  # what a version wrote that knew of no costs has none
+        known["cost"] = Cost(**known["cost"] | {"state": CostState(known["cost"]["state"])})
     return Settlement(**known)

@@ -29,7 +29,8 @@ from proxy.gateway.entitlements import Entitlements
 from proxy.gateway.handle import Gateway
 from proxy.gateway.settle import Settler
 from proxy.gateway.tally import Tally
-from proxy.model import Outcome, UsageSource
+from proxy.model import CostState, Outcome, UsageSource
+from proxy.money import PICO
 from proxy.store.commit import GroupCommit
 from proxy.store.notifications import Counts
 
@@ -118,6 +119,15 @@ class _Parts(Collector):
         tokens.add_metric(["prompt"], counted.tally.prompt_tokens)
         tokens.add_metric(["completion"], counted.tally.completion_tokens)
         yield tokens
+        # The format has floats; what is exact stands in the ledger.
+        usd = counted.tally.pico_usd / PICO
+        yield CounterMetricFamily("tollgate_cost_usd", "What settled requests cost, at list prices.", usd)
+        costs = CounterMetricFamily(
+            "tollgate_costs", "Requests settled, by whether their cost is known.", labels=["cost_state"]
+        )
+        for state in (CostState.PRICED, CostState.FREE, CostState.UNPRICED):
+            costs.add_metric([state], counted.tally.costs[state])
+        yield costs
 
     def _ledger(self) -> Iterator[Metric]:
         commit = self._counted.commit

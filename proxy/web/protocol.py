@@ -32,7 +32,7 @@ from proxy.errors import (
     error_answer,
 )
 from proxy.gateway.call import Arrival
-from proxy.settings import ServerSettings
+from proxy.sections import ServerSettings
 
 #: Requests that may wait on one connection for the answer to the one before.
 _PIPELINED_MAX = 8

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from proxy.instants import Period, iso
+from proxy.limits import shown
 from proxy.model import BUCKETS, TIMELESS, Limit, Usage
+from proxy.money import dollars
 from proxy.store.usage import Group, Line, Report
 
 #: What is counted, as columns.
@@ -29,6 +31,17 @@ COUNTS = (
 )
 #: What spreadsheets take for the begin of a formula, the wide letters in some languages.
 _FORMULA = tuple("=+-@＝＋－＠")
+
+
+def costs_json(line: Line) -> dict[str, Any]:
+    """What a line cost whoever runs this service, in dollars: for operators alone."""
+    return {
+        "cost_usd": dollars(line.costs.pico_usd),
+        "priced_requests": line.costs.priced_requests,
+        "free_requests": line.costs.free_requests,
+        "unpriced_requests": line.costs.unpriced_requests,
+        "unpriced_tokens": line.costs.unpriced_tokens,
+    }
 
 
 def counts_json(line: Line) -> dict[str, Any]:
@@ -59,10 +72,13 @@ def tokens_json(usage: Usage) -> dict[str, Any]:
 
 
 def lines_json(
-    report: Report, groups: Sequence[Group], key_names: Mapping[str, str] | None = None
+    report: Report, groups: Sequence[Group], key_names: Mapping[str, str] | None = None, *, costs: bool = False
 ) -> list[dict[str, Any]]:
     """The lines, each with the values of its groups. With `key_names`, keys have names too, and '' stands for null."""
-    return [_groups_json(groups, line, key_names) | counts_json(line) for line in report.lines]
+    return [
+        _groups_json(groups, line, key_names) | counts_json(line) | (costs_json(line) if costs else {})
+        for line in report.lines
+    ]
 
 
 def csv_text(
@@ -72,18 +88,21 @@ def csv_text(
     key_names: Mapping[str, str] | None = None,
     *,
     line_end: str = "\n",
+    costs: bool = False,
 ) -> str:
     """One row a line, and where there are no groups the totals; the period stands in each."""
-    rows = lines_json(report, groups, key_names) if groups else [counts_json(report.total)]
+    total = counts_json(report.total) | costs_json(report.total)
+    rows = lines_json(report, groups, key_names, costs=costs) if groups else [total]
+    counts = (*COUNTS, *(costs_json(report.total) if costs else ()))
     fields = [group.field for group in groups]
     if key_names is not None and Group.KEY in groups:
         fields.insert(fields.index(Group.KEY.field) + 1, "key_name")
     ends = (iso(period.from_ms), iso(period.to_ms))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator=line_end)
-    writer.writerow(["from", "to", *fields, *COUNTS])
+    writer.writerow(["from", "to", *fields, *counts])
     for row in rows:
-        writer.writerow([*ends, *(csv_cell(row[field]) for field in fields), *(row[name] for name in COUNTS)])
+        writer.writerow([*ends, *(csv_cell(row[field]) for field in fields), *(row[name] for name in counts)])
     return text.getvalue()
 
 
@@ -116,7 +135,7 @@ def limit_json(limit: Limit) -> dict[str, Any]:
         "window": None if counted.unit in TIMELESS else str(counted.window),
         "model": counted.model or None,
         "kind": counted.kind or None,
-        "value": limit.value,
+        "value": shown(counted.unit, limit.value),
         "soft": limit.soft,
         "origin": limit.origin,
     }

@@ -14,7 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from proxy.errors import ConfigurationError
-from proxy.settings import ServerSettings
+from proxy.sections import ServerSettings
 from proxy.web.protocol import protocol_for
 
 _BACKLOG = 4096

@@ -21,7 +21,7 @@ from proxy.gateway.counters import Counter as Used
 from proxy.gateway.handle import Gateway
 from proxy.gateway.quotas import Quotas
 from proxy.instants import Period, WrongPeriod, iso
-from proxy.limits import Calendar
+from proxy.limits import Calendar, shown
 from proxy.model import ENGINE, TIMELESS, Caller, Limit, Window
 from proxy.store.reader import Reader
 from proxy.store.usage import Bounds, Group, key_names, parse_groups, report
@@ -203,8 +203,8 @@ def standing_json(limit: Limit, counter: Used | None, now_ms: int) -> dict[str, 
         if counted.unit not in TIMELESS and counted.window not in (Window.MINUTE, Window.TOTAL):
             renews_at = iso(counter.end_ms)
     return limit_json(limit) | {
-        "used": used,
-        "reserved": reserved,
-        "remaining": max(0, limit.value - used - reserved),
+        "used": shown(counted.unit, used),
+        "reserved": shown(counted.unit, reserved),
+        "remaining": shown(counted.unit, max(0, limit.value - used - reserved)),
         "renews_at": renews_at,
     }

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from proxy.limits import Calendar
 from proxy.model import Caller, Counted, Limit, Notification
-from proxy.settings import WebhookSettings
+from proxy.sections import WebhookSettings
 from proxy.store import notifications
 from proxy.store.commit import GroupCommit
 from proxy.store.database import Database

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from proxy.instants import iso
+from proxy.limits import shown
 from proxy.model import Key, Limit, Notification, Topic, Window
 from proxy.web.report import limit_json
 
@@ -92,8 +93,8 @@ def _standing(standing: Standing) -> dict[str, Any]:
         "tenant": standing.tenant,
         "key_id": counted.owner if counted.scope == "key" else None,
         **limit_json(limit),
-        "used": standing.used,
-        "remaining": max(0, limit.value - standing.used),
+        "used": shown(counted.unit, standing.used),
+        "remaining": shown(counted.unit, max(0, limit.value - standing.used)),
         "began_at": iso(standing.start_ms) if renews else None,
         "renews_at": iso(standing.end_ms) if renews else None,
     }

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from proxy.delivery.relay import Relay
 from proxy.limits import Calendar
 from proxy.model import Notification
-from proxy.settings import WebhookSettings
+from proxy.sections import WebhookSettings
 from proxy.store.commit import GroupCommit
 from proxy.store.database import Database
 from proxy.store.lease import FileLease

@@ -122,7 +122,7 @@ class Thresholds:
             if counts(limit.counted, one.model):
                 use = self._use(connection, limit.counted, one.time_ms)
                 if use.look != self._looks:  # else it was in the totals
-                    use.used += amount_of(limit.counted, one.usage)
+                    use.used += amount_of(limit.counted, one.usage, one.cost.pico_usd)
                 use.time_ms = max(use.time_ms, one.time_ms)
                 touched[limit.counted, use.start_ms] = limit, use
 

@@ -41,6 +41,13 @@ def units_of(endpoint: Endpoint, request: Mapping[str, Any], answer: Mapping[str
     return NO_UNITS
 
 
+def units_asked(endpoint: Endpoint, request: Mapping[str, Any]) -> Units:
+    """The units of a request before it is answered, as far as they are known: how long a recording is, is not."""
+    if endpoint.counts is Counts.IMAGES:
+        return Units(images=_images_asked(request))
+    return units_of(endpoint, request, None)
+
+
 class Tally:
     """The units of a stream, summed over its events."""
 

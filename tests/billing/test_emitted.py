@@ -4,7 +4,7 @@ import pytest
 
 from proxy.billing.emitted import EVENT_TYPES, data_keys, events, settlement_like
 from proxy.model import Usage
-from proxy.settings import SinkSettings
+from proxy.sections import SinkSettings
 
 
 def test_there_is_a_type_for_each_profile() -> None:

@@ -16,7 +16,7 @@ from proxy.billing import entitlements
 from proxy.billing.entitlements import Grants, entitlements_of
 from proxy.errors import ConfigurationError, EngineError, EngineRefused, EngineUnavailable, EngineUnreadable
 from proxy.model import Access
-from proxy.settings import EntitlementSettings, SinkSettings
+from proxy.sections import EntitlementSettings, SinkSettings
 from tests.billing.engine import problem
 from tests.billing.granting import FEATURE, Granting
 

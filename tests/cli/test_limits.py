@@ -6,6 +6,8 @@ import pytest
 
 from proxy.cli.instants import now_ms
 from proxy.limits import VALUE_MAX, Written
+from proxy.model import Cost, CostState
+from proxy.money import PICO
 from proxy.store import limits as stored
 from proxy.store.limits import LIMITS_MAX, Owner
 from tests.cli.conftest import Command, settlement
@@ -87,7 +89,9 @@ def test_all_limits_of_a_call_are_set_or_none(tollgate: Command) -> None:
         (["set", "--plan", "pro"], "say which, such as tokens/month=10000"),
         (["set", "acme", "tokens/day=5", "tokens/week=5"], "'tokens/week=5': 'week' is no window; use minute, hour"),
         (["set", "acme", "tokens/day=-5"], "'tokens/day=-5': write a limit as UNIT/WINDOW=VALUE"),
-        (["set", "acme", "usd/day=5"], "'usd' is no unit; use requests, tokens"),
+        (["set", "acme", "eur/day=5"], "'eur' is no unit; use requests, tokens, usd"),
+        (["set", "acme", "usd/day=0.0000000000001"], "dollars have at most 12 places after the point"),
+        (["set", "acme", "usd/day=5", "--kind", "input"], "--kind: usd has no kinds"),
         (["set", "acme", "tokens/day=5", "tokens/day=6"], "tokens/day is named twice"),
         (["set", "acme", "tokens/day=5", "requests/day=6", "--kind", "input"], "--kind: requests has no kinds"),
         (["set", "acme", "tokens/day=5", "--kind", "thoughts"], "'thoughts' is no kind of tokens; use input"),
@@ -101,10 +105,12 @@ def test_all_limits_of_a_call_are_set_or_none(tollgate: Command) -> None:
         (["unset", "acme", "tokens/day", "tokens/day"], "tokens/day is named twice"),
         (["show"], "name a tenant, or --key or --plan"),
         (["show", "acme", "--plan", "pro"], "a plan is shown alone"),
-        (["top-up", "acme", "tokens=0"], f"'tokens=0': from 1 to {VALUE_MAX}"),
-        (["top-up", "acme", f"tokens={VALUE_MAX + 1}"], f"from 1 to {VALUE_MAX}"),
-        (["top-up", "acme", "inflight=5"], "'inflight=5': write tokens=50000 or requests=1000"),
-        (["top-up", "acme", "tokens/total=5"], "write tokens=50000 or requests=1000"),
+        (["top-up", "acme", "tokens=0"], "'tokens=0': more than 0"),
+        (["top-up", "acme", f"tokens={VALUE_MAX + 1}"], f"at most {VALUE_MAX}"),
+        (["top-up", "acme", "inflight=5"], "'inflight=5': write tokens=50000, requests=1000 or usd=20"),
+        (["top-up", "acme", "tokens/total=5"], "write tokens=50000, requests=1000 or usd=20"),
+        (["top-up", "acme", "tokens=1.5"], "tokens are whole"),
+        (["top-up", "acme", "usd=0.00"], "'usd=0.00': more than 0"),
         (["top-up", "acme", "tokens=5", "--id", "a b"], "--id: use 1 to 128 printable ASCII characters"),
         (["top-up", "acme", "tokens=5", "--id", ""], "--id: use 1 to 128 printable ASCII characters"),
         (["top-up", "acme", "tokens=5", "--note", "x" * 1_001], "--note: at most 1000 characters"),
@@ -271,3 +277,22 @@ def test_a_prepaid_amount_without_an_id_gets_one_and_is_added_each_time(tollgate
     assert first["id"] in tollgate.done("limits", "top-up", "acme", "requests=10", "--id", first["id"])
     assert (second["tenant_id"], second["unit"], second["amount"], second["added"]) == ("acme", "requests", 10, True)
     assert (second["total"]["value"], second["total"]["origin"]) == (25, "tenant, prepaid")
+
+
+def test_money_is_set_topped_up_and_shown_in_dollars(tollgate: Command) -> None:
+    tollgate.done("tenants", "create", "rich")
+    said = tollgate.done("limits", "set", "rich", "usd/month=100.50", "usd/day=0.000000000001")
+    assert "usd/month 100.5; usd/day 0.000000000001" in said
+    said = tollgate.done("limits", "top-up", "rich", "usd=20", "--id", "invoice-1")
+    assert "added 20 usd for tenant rich: 20 of 20 are left." in said
+    tollgate.record(settlement("req_1", subject="rich", cost=Cost(PICO // 4, CostState.PRICED)))
+    added = tollgate.json("limits", "top-up", "rich", "usd=0.5", "--id", "invoice-2")
+    assert (added["amount"], added["total"]["value"], added["total"]["remaining"]) == ("0.5", "20.5", "20.25")
+    shown = {one["limit"]: one for one in tollgate.json("limits", "show", "rich")["limits"]}
+    assert [shown[name]["value"] for name in ("usd/month", "usd/total")] == ["100.5", "20.5"]
+    total = next(line for line in tollgate.done("limits", "show", "rich").splitlines() if line.startswith("usd/total"))
+    assert total.split() == ["usd/total", "20.5", "0.25", "20.25", "never", "prepaid", "hard"]
+    tollgate.done("limits", "set", "--plan", "pro", "usd/month=7.25")
+    assert "usd/month 7.25" in tollgate.done("limits", "plans")
+    assert "7.25" in tollgate.done("limits", "show", "--plan", "pro")
+    tollgate.done("limits", "unset", "rich", "usd/day")

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from proxy.model import Cost, CostState
 from proxy.store import followups
 from proxy.store.unrecorded import Unrecorded, Way, line_of
 from tests.cli.conftest import Command, settlement
@@ -79,3 +80,14 @@ def test_a_long_log_is_taken_in_in_parts(tollgate: Command) -> None:
     log = "".join(line(f"req_{number}") + "\n" for number in range(1_234))
     assert tollgate.json("events", "import", stdin=log)["imported"] == 1_234
     assert tollgate.json("events", "status")["recorded"] == 1_234
+
+
+def test_what_a_version_wrote_that_knew_of_no_costs_gets_that_of_its_time(tollgate: Command) -> None:
+    document = orjson.loads(line("req_1"))
+    del document["tollgate_settlement"]["cost"]
+    known = line_of(Unrecorded(settlement("req_2", cost=Cost(7, CostState.PRICED))))
+    tollgate.done("events", "import", stdin=f"{orjson.dumps(document).decode()}\n{known}\n")
+    costs = [tollgate.json("explain", event_id)["cost"] for event_id in ("req_1", "req_2")]
+    # gpt-4o-mini: 40 tokens at 0.15, 12 from the cache at 0.075, and 195 at 0.60 dollars for a million.
+    assert costs[0] == {"usd": "0.0001239", "state": "priced"}
+    assert costs[1] == {"usd": "0.000000000007", "state": "priced"}

@@ -6,7 +6,8 @@ import pytest
 
 from proxy.cli.instants import iso, parse_instant
 from proxy.limits import Written
-from proxy.model import NO_USAGE, Units, Usage, UsageSource
+from proxy.model import NO_USAGE, Cost, CostState, Units, Usage, UsageSource
+from proxy.money import PICO
 from proxy.store.limits import set_limit
 from tests.cli.conftest import Command, settlement
 
@@ -179,3 +180,43 @@ def test_days_and_dates_are_those_of_the_time_zone(tollgate: Command, monkeypatc
 def test_groups_that_are_none_and_two_formats_at_once_are_usage_errors(tollgate: Command) -> None:
     assert "'colour': use one or more of tenant, model" in tollgate.refused("usage", "--group-by", "colour", code=2)
     assert "--csv and --json" in tollgate.refused("usage", "--csv", "--json", code=2)
+
+
+def test_what_it_cost_is_told_with_what_is_not_in_it(tollgate: Command) -> None:
+    tollgate.record(
+        settlement("req_1", cost=Cost(123_400_000, CostState.PRICED)),
+        settlement("req_2", cost=Cost(2 * PICO, CostState.PRICED)),
+        settlement("req_3", subject="other", cost=Cost(0, CostState.FREE)),
+        settlement("req_4", subject="other", model="mine", cost=Cost(0, CostState.UNPRICED)),
+        settlement("req_5", subject="old"),
+    )
+    found = tollgate.json("usage", "--cost", "--group-by", "tenant", *APRIL)
+    names = ("cost_usd", "priced_requests", "free_requests", "unpriced_requests", "unpriced_tokens")
+    told = {line["subject"]: tuple(line[name] for name in names) for line in [*found["lines"]]}
+    assert told == {
+        "acme": ("2.0001234", 2, 0, 0, 0),
+        "other": ("0", 0, 1, 1, 247),
+        "old": ("0", 0, 0, 0, 0),
+    }
+    assert tuple(found["totals"][name] for name in names) == ("2.0001234", 2, 1, 1, 247)
+    assert "cost_usd" not in tollgate.json("usage", *APRIL)["totals"]
+
+    said = tollgate.done("usage", "--cost", "--group-by", "tenant", *APRIL)
+    assert "1 requests have no price and are not in it: see tollgate prices unpriced" in said
+    assert "1 requests are not in it: they were recorded before costs were" in said
+    assert said.rstrip().splitlines()[-1].split() == ["total", "5", "1,235", "2.0001234", "2", "1", "1", "247"]
+
+    rows = [*csv.DictReader(tollgate.done("usage", "--cost", "--csv", "--group-by", "tenant", *APRIL).splitlines())]
+    assert [row["cost_usd"] for row in rows] == ["2.0001234", "0", "0"]
+    (total,) = csv.DictReader(
+        tollgate.done("usage", "acme", "--cost", "--csv", "--group-by", "day", *APRIL).splitlines()
+    )
+    assert (total["cost_usd"], total["priced_requests"]) == ("2.0001234", "2")
+
+
+def test_a_limit_in_money_is_told_in_dollars(tollgate: Command) -> None:
+    tollgate.done("tenants", "create", "acme")
+    tollgate.done("limits", "set", "acme", "usd/total=5")
+    tollgate.record(settlement("req_1", cost=Cost(PICO // 4, CostState.PRICED)))
+    (limit,) = tollgate.json("usage", "acme", *APRIL)["limits"]
+    assert (limit["value"], limit["used"], limit["remaining"]) == ("5", "0.25", "4.75")

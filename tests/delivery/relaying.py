@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from proxy.delivery.relay import Relay
 from proxy.delivery.sinks import EventCourier, Sink, sink_for
 from proxy.model import EventState, Settlement
-from proxy.settings import SinkSettings
+from proxy.sections import SinkSettings
 from proxy.store.lease import FileLease
 from tests.delivery.ledger import Ledger, settlement
 from tests.delivery.receiver import BOUND_S, Receiver

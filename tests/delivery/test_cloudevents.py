@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.delivery.cloudevents import MEDIA_TYPE_BATCH, events_of
-from proxy.model import NO_USAGE, Outcome, Settlement, Usage, UsageSource
+from proxy.model import NO_USAGE, Cost, CostState, Outcome, Settlement, Usage, UsageSource
 from tests.delivery.contract import EXCERPT, faults, load
 from tests.delivery.ledger import event_of, settlement
 
@@ -65,6 +65,7 @@ def test_the_event_is_the_one_that_the_design_shows() -> None:
         time_ms=1_776_076_200_123,
         streamed=True,
         usage=Usage(uncached_input=52, text_output=195),
+        cost=Cost(124_800_000, CostState.PRICED),
     )
     assert orjson.dumps(event_of(one, "tollgate")) == (
         b'{"specversion":"1.0","id":"req-1","source":"tollgate","type":"llm_token_usage","subject":"user-001",'
@@ -73,7 +74,8 @@ def test_the_event_is_the_one_that_the_design_shows() -> None:
         b'"endpoint":"/v1/chat/completions","requested_model":"gpt-4o-mini","provider":"openai","cached_tokens":0,'
         b'"reasoning_tokens":0,"streamed":true,"status":200,"outcome":"completed","usage_source":"reported",'
         b'"duration_ms":812,"ttft_ms":190,"request_id":"req-1","upstream":"","model_family":"gpt-4o-mini",'
-        b'"estimator":"","on_disconnect":"","over_limit":"","images":0,"audio_ms":0,"characters":0}}'
+        b'"estimator":"","on_disconnect":"","over_limit":"","images":0,"audio_ms":0,"characters":0,'
+        b'"cost_usd":"0.0001248","cost_state":"priced","service_tier":""}}'
     )
 
 

@@ -16,7 +16,7 @@ from proxy.delivery.relay import Relay
 from proxy.delivery.sinks import EventCourier, FileSink
 from proxy.errors import SinkMisconfigured, SinkRefused, SinkUnavailable
 from proxy.model import Settlement
-from proxy.settings import SinkSettings
+from proxy.sections import SinkSettings
 from tests.delivery.ledger import Ledger
 from tests.delivery.receiver import BOUND_S, Event
 from tests.delivery.relaying import ids, of, relaying, until

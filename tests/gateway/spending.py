@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from proxy.gateway.counters import Counter, Counters
+from proxy.gateway.pricing import Prices
 from proxy.gateway.quotas import Quotas
 from proxy.limits import SECOND_MS, Calendar, amount_of, counts
-from proxy.model import Counted, Limit, Settlement, Unit, Window
+from proxy.model import TIMELESS, Counted, Limit, Settlement, Window
 from proxy.store.spent import Seconds
 
 
@@ -30,7 +31,7 @@ class Spending:
         return answer
 
     def seconds(self, counted: Counted, calendar: Calendar, now_ms: int) -> Seconds:
-        if counted.unit not in (Unit.REQUESTS, Unit.TOKENS):
+        if counted.unit in TIMELESS:
             return []
         start_ms, end_ms = calendar.bounds(counted.window, now_ms, counted.anchor_ms)
         found: dict[int, int] = {}
@@ -38,7 +39,7 @@ class Spending:
             owner = one.subject if counted.scope == "tenant" else one.key_id
             if owner == counted.owner and start_ms <= one.time_ms < end_ms + SECOND_MS and counts(counted, one.model):
                 piece = one.time_ms - one.time_ms % SECOND_MS if counted.window is Window.MINUTE else start_ms
-                found[piece] = found.get(piece, 0) + amount_of(counted, one.usage)
+                found[piece] = found.get(piece, 0) + amount_of(counted, one.usage, one.cost.pico_usd)
         return sorted(found.items())
 
 
@@ -59,6 +60,8 @@ def quotas(
     wait_s: float = 0.0,
     rate_wait_s: float = 0.0,
     entitled: Callable[[str], tuple[Limit, Counter]] | None = None,
+    prices: Prices | None = None,
+    counts_unpriced: bool = False,
 ) -> Quotas:
     clock = clock or Clock()
     counters = Counters(spending or Spending(), Calendar(), clock())
@@ -71,4 +74,6 @@ def quotas(
         rate_wait_s=rate_wait_s,
         now_ms=clock,
         entitled=entitled,
+        prices=prices,
+        counts_unpriced=counts_unpriced,
     )

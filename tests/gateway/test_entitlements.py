@@ -21,7 +21,7 @@ from proxy.errors import (
 from proxy.gateway import entitlements as entitlements_
 from proxy.gateway.entitlements import AT_ONCE, Entitlements
 from proxy.model import Access, Usage
-from proxy.settings import EntitlementSettings
+from proxy.sections import EntitlementSettings
 from tests.gateway.spending import quotas
 from tests.gateway.test_quotas import call, caller
 from tests.store.samples import settlement

@@ -9,7 +9,8 @@ import pytest
 from proxy.errors import InvalidRequest, QuotaExceeded, RateLimited
 from proxy.gateway import quotas as quotas_
 from proxy.gateway.call import Arrival, Call
-from proxy.gateway.quotas import Quotas, Reservation
+from proxy.gateway.quotas import Quotas
+from proxy.gateway.reservation import Reservation
 from proxy.limits import Written
 from proxy.model import Caller, Counted, Limit, Usage
 from proxy.wire.output import Output
@@ -142,14 +143,14 @@ async def test_a_background_response_holds_its_tokens_until_its_usage_is_known()
 async def test_a_request_without_a_maximum_reserves_what_the_setting_says() -> None:
     kept, who = quotas(), caller("tokens/total=1000")
     held = await kept.reserve(call(who, output=None))
-    assert held.amounts == (1, 110, 10, 100)
+    assert held.amounts == (1, 110, 10, 100, 0)
 
 
 async def test_a_request_without_a_maximum_may_be_capped_to_what_is_left() -> None:
     kept, who = quotas(caps_output=True), caller("tokens/total=1000", "requests/day=9")
     first = call(who, output=None)
     held = await kept.reserve(first)
-    assert (held.cap, held.amounts) == (990, (1, 1000, 10, 990))
+    assert (held.cap, held.amounts) == (990, (1, 1000, 10, 990, 0))
     await ends(kept, first, held, 700)
     several = replace(call(who), output=Output(None, 4))
     assert (await kept.reserve(several)).cap == 72  # of 290, for each of four
@@ -165,7 +166,7 @@ async def test_the_largest_output_is_refused_beyond_and_assumed_where_none_is_as
     kept, who = quotas(), caller("max_tokens=30", "tokens/total=1000")
     with pytest.raises(InvalidRequest, match="max_tokens is too large: 31"):
         await kept.reserve(call(who, output=31))
-    assert (await kept.reserve(call(who, output=None))).amounts == (1, 40, 10, 30)
+    assert (await kept.reserve(call(who, output=None))).amounts == (1, 40, 10, 30, 0)
     await kept.reserve(call(who, output=30))
 
 
@@ -173,7 +174,7 @@ async def test_the_smallest_of_several_largest_outputs_decides_and_a_soft_one_ma
     kept = quotas()
     several = limits("max_tokens=90") + limits("max_tokens=30", model="gpt-4o*") + limits("tokens/total=1000")
     who = Caller("key_1", "user-001", True, frozenset(), False, None, limits=several)
-    assert (await kept.reserve(call(who, output=None))).amounts == (1, 40, 10, 30)
+    assert (await kept.reserve(call(who, output=None))).amounts == (1, 40, 10, 30, 0)
     soft = caller("max_tokens=30", soft=True)
     assert (await quotas().reserve(call(soft, output=31))).over_limit == "max_tokens"
 

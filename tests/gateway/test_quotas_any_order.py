@@ -7,18 +7,22 @@ import itertools
 import tempfile
 from contextlib import closing
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from proxy.billing.prices import PriceBook
+from proxy.billing.tariff import MILLION, Holding, Rates, Tariff, parts
 from proxy.errors import ProxyError
 from proxy.gateway.call import Arrival, Call
 from proxy.gateway.counters import Counters
-from proxy.gateway.quotas import Quotas, Reservation
+from proxy.gateway.quotas import Quotas
+from proxy.gateway.reservation import Reservation
 from proxy.limits import INPUT_KINDS, Calendar, Written, amount_of, counts
-from proxy.model import TIMELESS, Caller, Counted, Settlement, Unit, Usage, Window
+from proxy.model import TIMELESS, Caller, Cost, CostState, Counted, Settlement, Unit, Usage, Window
 from proxy.store import limits as stored
 from proxy.store.commit import GroupCommit
 from proxy.store.database import Database, begin
@@ -32,10 +36,34 @@ MODELS = ("gpt-4o", "gpt-4o-mini-2024-07-18", "o3")
 tenants = st.sampled_from(TENANTS)
 models = st.sampled_from(MODELS)
 tokens = st.integers(0, 60)
+#: Dollars for a million tokens of input and of output, and for a request.
+PRICES = {
+    "gpt-4o": (3, 5, Decimal(0)),
+    "gpt-4o-mini-2024-07-18": (1, 2, Decimal("0.000007")),
+    "o3": (0, 0, Decimal(0)),
+}
 WRITTEN = (
     *("tokens/total=400", "tokens/total=150", "tokens/day=120", "tokens/hour=100", "tokens/minute=90"),
     *("requests/minute=4", "requests/day=9", "inflight=3", "tokens/period=300", "requests/total=30"),
+    *("usd/total=0.0015", "usd/day=0.0008", "usd/hour=0.0005", "usd/minute=0.00031", "usd/period=0"),
 )
+
+
+def pico_of(model: str, prompt: int, completion: int) -> int:
+    """What a request costs, by the prices as they are written."""
+    of_input, of_output, of_request = PRICES[model]
+    return int(of_input * prompt * 10**6 + of_output * completion * 10**6 + of_request * 10**12)
+
+
+class Listed:
+    """The same as a list of prices."""
+
+    def find(self, provider: str, model: str, time_ms: int, tier: str = "") -> Holding:
+        assert (provider, time_ms > 0, tier) == ("openai", True, "")
+        of_input, of_output, of_request = PRICES[model]
+        rates = Rates(parts(Decimal(of_input), MILLION), text_output=parts(Decimal(of_output), MILLION))
+        rates = replace(rates, request=parts(of_request))
+        return Holding(Tariff((rates.filled(),), (), "test"))
 
 
 @dataclass(slots=True)
@@ -55,6 +83,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.loop = asyncio.new_event_loop()
         self.calendar = Calendar()
+        self.prices = PriceBook([Listed()])
         self.now_ms = TIME_MS
         self.numbers = itertools.count()
         self.recorded: list[Settlement] = []
@@ -77,6 +106,7 @@ class AnyOrder(RuleBasedStateMachine):
             wait_s=0.0,
             rate_wait_s=0.0,
             now_ms=lambda: self.now_ms,
+            prices=self.prices,
         )
         self.commit.recorded_elsewhere = self.quotas.settled_elsewhere
         self.callers: dict[str, Caller] = {}
@@ -112,7 +142,7 @@ class AnyOrder(RuleBasedStateMachine):
         if counted.window is Window.MINUTE:  # by the second
             start_ms, end_ms = start_ms - start_ms % 1000 + 1000, end_ms + 1
         return sum(
-            amount_of(counted, one.usage)
+            amount_of(counted, one.usage, one.cost.pico_usd)
             for one in self.recorded
             if counted.owner in (one.subject, one.key_id)
             and start_ms <= one.time_ms < end_ms
@@ -130,9 +160,11 @@ class AnyOrder(RuleBasedStateMachine):
     def amount(self, counted: Counted, call: Call, more: int = 0) -> int:
         if not counts(counted, call.model):
             return 0
-        if counted.unit is not Unit.TOKENS:
+        if counted.unit not in (Unit.TOKENS, Unit.USD):
             return 1
         output = (7 if call.output.each is None else call.output.each) * call.output.choices + more
+        if counted.unit is Unit.USD:
+            return max(call.model != "o3", pico_of(call.model, call.input_tokens, output))  # what is free is none
         if not counted.kind:
             return max(1, call.input_tokens + output)
         return call.input_tokens if counted.kind in INPUT_KINDS else output
@@ -156,7 +188,7 @@ class AnyOrder(RuleBasedStateMachine):
             if not one.soft and self.amount(one.counted, call)
         )
         try:
-            reservation = self.do(self.quotas.reserve(call))
+            reservation = self.do(self.quotas.reserve(call, "openai"))
         except ProxyError as error:
             reservation = error
         if fits:
@@ -183,14 +215,24 @@ class AnyOrder(RuleBasedStateMachine):
         one = data.draw(st.sampled_from([one for one in self.live if not one.settled]))
         limits = self.caller(one.call.caller.subject).limits
         left = [
-            limit.value - self.used(limit.counted) - self.reserved(limit.counted)
+            self.tokens_for(one, limit.counted, limit.value - self.used(limit.counted) - self.reserved(limit.counted))
             for limit in limits
-            if limit.counted.unit is Unit.TOKENS and not limit.soft and counts(limit.counted, one.call.model)
-            if self.is_in(limit.counted, one.time_ms)
+            if limit.counted.unit in (Unit.TOKENS, Unit.USD) and not limit.soft
+            if counts(limit.counted, one.call.model) and self.is_in(limit.counted, one.time_ms)
         ]
         more = self.do(self.quotas.more(one.reservation, limits, wanted))
         assert more == max(0, min([wanted, *left]))
         one.more += more
+
+    def tokens_for(self, one: Live, counted: Counted, left: int) -> int:
+        """How many tokens of output so much of a limit is."""
+        if counted.unit is Unit.TOKENS:
+            return left
+        model, (_, of_output, _) = one.call.model, PRICES[one.call.model]
+        if not of_output:
+            return 10**9
+        paid = self.amount(counted, one.call, one.more) + left - pico_of(model, one.call.input_tokens, 0)
+        return paid // (of_output * 10**6) - one.reservation.output
 
     def is_in(self, counted: Counted, time_ms: int) -> bool:
         """Whether what arrived then counts now."""
@@ -214,6 +256,7 @@ class AnyOrder(RuleBasedStateMachine):
             model=model,
             time_ms=self.now_ms - age_ms,
             usage=Usage(uncached_input=prompt),
+            cost=Cost(pico_of(model, prompt, 0), CostState.PRICED),
         )
         with begin(self.other):
             record(self.other, [one])
@@ -267,7 +310,9 @@ class AnyOrder(RuleBasedStateMachine):
         call = one.call
         usage = Usage(uncached_input=prompt, text_output=completion)
         known = settlement(call.arrival.id, subject=call.caller.subject, key_id=call.caller.key_id, usage=usage)
-        return replace(known, time_ms=call.arrival.time_ms, model=call.model)
+        found = self.prices.costed(replace(known, time_ms=call.arrival.time_ms, model=call.model))
+        assert found.cost.pico_usd == pico_of(call.model, prompt, completion)
+        return found
 
     async def _record(self, one: Settlement) -> None:
         done = self.commit.record(one)

@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from proxy.model import BUCKETS, UNITS, Outcome, Settlement, Units, Usage, UsageSource
+from proxy.model import BUCKETS, COSTS, UNITS, Cost, CostState, Outcome, Settlement, Units, Usage, UsageSource
 from proxy.store.ledger import HOUR_MS
 
 #: 2026-04-13T10:30:00Z
@@ -69,9 +69,19 @@ any_settlement = st.builds(
     estimator=st.sampled_from(["", "o200k_base"]),
     on_disconnect=st.sampled_from(["", "drain", "cancel"]),
     response_id=names,
+    service_tier=st.sampled_from(["", "flex"]),
+    cost=st.builds(Cost, counts, st.sampled_from(CostState)),
 )
 
-_SUMS = "count(*), " + ", ".join(f"sum({name})" for name in (*BUCKETS, *UNITS))
+_TOKENS = " + ".join(BUCKETS)
+_SUMS = ", ".join(
+    [
+        "count(*)",
+        *(f"sum({name})" for name in (*BUCKETS, *UNITS, "cost_pico_usd")),
+        *(f"sum(cost_state = '{state}')" for state in ("priced", "free", "unpriced")),
+        f"sum((cost_state = 'unpriced') * ({_TOKENS}))",
+    ]
+)
 
 
 def sums_of_events(connection: sqlite3.Connection) -> list[Any]:
@@ -84,5 +94,5 @@ def sums_of_events(connection: sqlite3.Connection) -> list[Any]:
 
 
 def rollups(connection: sqlite3.Connection) -> list[Any]:
-    columns = f"subject, hour, model, endpoint, key_id, usage_source, requests, {', '.join((*BUCKETS, *UNITS))}"
+    columns = f"subject, hour, model, endpoint, key_id, usage_source, requests, {', '.join((*BUCKETS, *UNITS, *COSTS))}"
     return connection.execute(f"SELECT {columns} FROM rollups ORDER BY 1, 2, 3, 4, 5, 6").fetchall()

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.limits import SLIDING_MS, Calendar, amount_of, counts
-from proxy.model import Counted, Settlement, Unit, Usage, Window
+from proxy.model import Cost, CostState, Counted, Settlement, Unit, Usage, Window
 from proxy.store import queries
 from proxy.store.database import begin
 from proxy.store.ledger import record
@@ -22,7 +22,7 @@ counted = st.builds(
     Counted,
     scope=st.just("tenant"),
     owner=st.sampled_from(["user-001", "user-002"]),
-    unit=st.sampled_from([Unit.TOKENS, Unit.REQUESTS]),
+    unit=st.sampled_from([Unit.TOKENS, Unit.REQUESTS, Unit.USD]),
     window=st.sampled_from(Window),
     model=st.sampled_from(["", "gpt-4o*", "o3"]),
     kind=st.sampled_from(["", "input", "output", "reasoning"]),
@@ -49,6 +49,7 @@ def test_what_was_spent_is_the_sum_of_the_events_in_the_window(
             subject=who,
             model=model,
             usage=Usage(1 << n, 2, text_output=4, reasoning=8),
+            cost=Cost((1 << n) + 123_456_789_012_345, CostState.PRICED),
         )
         for n, (age, who, model) in enumerate(given_)
     ]
@@ -64,7 +65,17 @@ def test_what_was_spent_is_the_sum_of_the_events_in_the_window(
         return one.subject == what.owner and start_ms <= one.time_ms < end_ms and counts(what, one.model)
 
     assert spent(connection, what, calendar, TIME_MS) == sum(
-        amount_of(what, one.usage) for one in events if is_counted(one)
+        amount_of(what, one.usage, one.cost.pico_usd) for one in events if is_counted(one)
+    )
+
+
+def test_money_is_summed_beyond_the_integers_of_a_row(connection: sqlite3.Connection) -> None:
+    most = Cost(2**63 - 1, CostState.PRICED)
+    with begin(connection):
+        record(connection, [settlement(str(n), time_ms=TIME_MS - n * 3_600_000, cost=most) for n in range(3)])
+    assert (
+        spent(connection, Counted("tenant", "user-001", Unit.USD, Window.TOTAL), Calendar(), TIME_MS)
+        == 3 * most.pico_usd
     )
 
 

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from proxy.errors import TooMuch
 from proxy.instants import HOUR_MS, Period
 from proxy.limits import Calendar
-from proxy.model import BUCKETS, UNITS, Settlement, Units, Usage, UsageSource
+from proxy.model import BUCKETS, UNITS, CostState, Settlement, Units, Usage, UsageSource
 from proxy.store.database import Database
 from proxy.store.ledger import record
 from proxy.store.tenants import create_key, create_tenant
-from proxy.store.usage import Bounds, Group, Line, Report, has_usage, key_names, parse_groups, report
+from proxy.store.usage import Bounds, Costs, Group, Line, Report, has_usage, key_names, parse_groups, report
 from tests.running import EVER
 from tests.store.samples import TIME_MS, any_settlement, settlement, settlements
 
@@ -67,6 +67,13 @@ def summed(values: tuple[str, ...], events: Sequence[Settlement]) -> Line:
         Units(*(sum(getattr(one.units, name) for one in events) for name in UNITS)),
         *of(UsageSource.REPORTED),
         *of(UsageSource.ESTIMATED),
+        Costs(
+            sum(one.cost.pico_usd for one in events),
+            sum(one.cost.state is CostState.PRICED for one in events),
+            sum(one.cost.state is CostState.FREE for one in events),
+            sum(one.cost.state is CostState.UNPRICED for one in events),
+            sum(one.usage.total_tokens for one in events if one.cost.state is CostState.UNPRICED),
+        ),
     )
 
 
@@ -74,7 +81,10 @@ def summed(values: tuple[str, ...], events: Sequence[Settlement]) -> Line:
 an_event = st.builds(
     lambda one, time_ms, model: settlement(
         *(one.id,),
-        **{name: getattr(one, name) for name in ("subject", "key_id", "endpoint", "usage", "usage_source", "units")},
+        **{
+            name: getattr(one, name)
+            for name in ("subject", "key_id", "endpoint", "usage", "usage_source", "units", "cost")
+        },
         time_ms=time_ms,
         model=model,
     ),

@@ -12,7 +12,7 @@ import orjson
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from proxy.settings import ServerSettings
+from proxy.sections import ServerSettings
 from tests.hostile.shapes import Seen
 from tests.raw import RawClient
 from tests.running import WAIT_S, serve, wait_until

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import orjson
 import pytest
 
-from proxy.settings import ServerSettings
+from proxy.sections import ServerSettings
 from proxy.web import protocol
 from tests.hostile.shapes import Seen
 from tests.raw import RawClient

@@ -15,7 +15,7 @@ import pytest
 
 from proxy.limits import Calendar, Written
 from proxy.model import Caller, Topic
-from proxy.settings import WebhookSettings
+from proxy.sections import WebhookSettings
 from proxy.store import notifications
 from proxy.store.ledger import record
 from proxy.store.limits import effective, set_limit

@@ -7,6 +7,7 @@ from dataclasses import replace
 import orjson
 
 from proxy.model import Counted, Key, Limit, Unit, Window
+from proxy.money import PICO
 from proxy.webhooks.messages import (
     Standing,
     backlog_late,
@@ -100,3 +101,10 @@ def test_different_things_have_different_names() -> None:
 
 def test_how_much_is_used_is_no_part_of_the_name() -> None:
     assert limit_exhausted(STANDING, 0, 0).about == limit_exhausted(replace(STANDING, used=99), 5, 5).about
+
+
+def test_money_is_told_in_dollars() -> None:
+    limit = Limit(Counted("tenant", "user-001", Unit.USD, Window.MONTH), 5 * PICO, "tenant")
+    one = threshold_crossed(Standing(limit, "user-001", TIME_MS, TIME_MS, 4 * PICO + PICO // 8), 80, TIME_MS, TIME_MS)
+    told = orjson.loads(one.body)["data"]
+    assert (told["limit"], told["value"], told["used"], told["remaining"]) == ("usd/month", "5", "4.125", "0.875")

@@ -337,7 +337,9 @@ def expected(world: World) -> set[Told]:
             owner = one.subject if counted.scope == "tenant" else one.key_id
             if owner == counted.owner and counts(counted, one.model):
                 start_ms, _ = BERLIN.bounds(counted.window, one.time_ms, counted.anchor_ms)
-                sums[limit, start_ms] = sums.get((limit, start_ms), 0) + amount_of(counted, one.usage)
+                sums[limit, start_ms] = sums.get((limit, start_ms), 0) + amount_of(
+                    counted, one.usage, one.cost.pico_usd
+                )
     return {
         (limit.counted.scope, limit.counted.owner, limit.counted.name, start_ms, limit.value, percent)
         for (limit, start_ms), used in sums.items()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from proxy.model import NO_UNITS, Units
 from proxy.wire.endpoints import ENDPOINTS, Counts, Endpoint, match
 from proxy.wire.sse import Splitter, data_of
-from proxy.wire.units import LAST_EVENTS, Tally, units_of
+from proxy.wire.units import LAST_EVENTS, Tally, units_asked, units_of
 from tests import corpus
 
 GENERATIONS = match("POST", b"/v1/images/generations")
@@ -117,6 +117,22 @@ def test_speech_is_counted_by_the_characters_to_be_spoken(request_: dict[str, An
 def test_what_is_charged_by_tokens_alone_has_no_other_units(endpoint: Endpoint) -> None:
     answer = {"data": [{}], "duration": 1, "usage": {"seconds": 1}}
     assert units_of(endpoint, {"input": "x", "n": 2}, answer) == NO_UNITS
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "request_", "units"),
+    [
+        (GENERATIONS, {"prompt": "a cat", "n": 4}, Units(images=4)),
+        (GENERATIONS, {"prompt": "a cat"}, Units(images=1)),
+        (EDITS, {"n": "3"}, Units(images=3)),
+        (SPEECH, {"input": "Hello"}, Units(characters=5)),
+        (TRANSCRIPTIONS, {"model": "whisper-1"}, NO_UNITS),  # how long it is, nobody knows before
+    ],
+)
+def test_what_is_asked_for_is_known_before_where_it_is_counted_by_the_piece(
+    endpoint: Endpoint, request_: dict[str, Any], units: Units
+) -> None:
+    assert units_asked(endpoint, request_) == units
 
 
 def test_units_add_up() -> None:

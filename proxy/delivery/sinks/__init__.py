@@ -12,7 +12,7 @@ from proxy.delivery.sinks.file import FileSink
 from proxy.delivery.sinks.http import HttpSink
 from proxy.errors import ConfigurationError
 from proxy.model import Settlement
-from proxy.settings import SinkSettings
+from proxy.sections import SinkSettings
 
 __all__ = ["EventCourier", "FileSink", "HttpSink", "Sink", "sink_for"]
 

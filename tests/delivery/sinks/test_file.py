@@ -12,7 +12,7 @@ import pytest
 
 from proxy.delivery.sinks import FileSink, sink_for
 from proxy.errors import SinkRefused, SinkUnavailable
-from proxy.settings import SinkSettings
+from proxy.sections import SinkSettings
 
 
 def events(*ids: str) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from proxy import __version__
 from proxy.delivery.sinks import HttpSink, sink_for
 from proxy.delivery.sinks.http import ANSWER_BYTES_MAX, SAID_CHARS_MAX
 from proxy.errors import ConfigurationError, SinkError, SinkMisconfigured, SinkRefused, SinkUnavailable
-from proxy.settings import SinkSettings
+from proxy.sections import SinkSettings
 from proxy.wire.problem import RETRY_AFTER_MAX_S
 from tests.delivery.ledger import event_of, settlement
 from tests.delivery.receiver import Answer, Receiver

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.checks import check_webhook_secrets, percentages
+from proxy.sections import check_webhook_secrets, percentages
 
 
 @given(st.binary(min_size=24, max_size=64))
