@@ -22,6 +22,9 @@ from proxy.store.database import Database
 _MASK = "***"
 #: Up to the last @: a password may hold a slash or an @ that nobody escaped. Better too much masked than too little.
 _USER_INFO = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://).*@", re.DOTALL)
+#: Whoever knows the path of a webhook can often use it.
+_SECRET_PATHS = {("webhooks", "url")}
+_PATH = re.compile(r"(?<=[^:/])/[^?]+")
 _QUERY_VALUE = re.compile(r"(?<=[?&])([^=&#]*)=[^&#]+")
 
 
@@ -90,7 +93,10 @@ def _lines(loaded: Settings) -> Iterator[_Line]:
         section: Any = loaded
         for key in keys[:-1]:
             section = getattr(section, key)
-        yield _Line(keys, masked(getattr(section, keys[-1])), keys[-1] not in section.model_fields_set)
+        value = masked(getattr(section, keys[-1]))
+        if keys in _SECRET_PATHS and isinstance(value, str):
+            value = _PATH.sub(f"/{_MASK}", value, count=1)
+        yield _Line(keys, value, keys[-1] not in section.model_fields_set)
 
 
 def _nested(lines: list[_Line]) -> dict[str, Any]:

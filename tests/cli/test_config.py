@@ -16,6 +16,8 @@ SECRETS = {
     "OPENAI_BASE_URL": "https://user:hunter2@llm.example/v1",
     "KONNECT_API_URL": "https://user:hun@ter2@konnect.example/v3",
     "TOLLGATE_SINK__HTTP_URL": "https://hooks.example/in?sig=hunter2&v=hunter2#x",
+    "TOLLGATE_WEBHOOKS__URL": "https://user:hunter2@chat.example/services/hunter2/hun?token=hunter2",
+    "TOLLGATE_WEBHOOKS__SECRET": "whsec_hunter2hunter2hunter2hunter2hunter2hunter2xx",
 }
 LINE = re.compile(r"(\S+) = (.*?) +# (TOLLGATE_[A-Z0-9_]+)(, [A-Z_]+)?( \(default\))?")
 
@@ -50,6 +52,7 @@ def test_no_secret_is_told(tollgate: Command, monkeypatch: pytest.MonkeyPatch, o
     assert "https://***@llm.example/v1" in said
     assert "https://***@konnect.example/v3" in said
     assert "https://hooks.example/in?sig=***&v=***#x" in said
+    assert "https://***@chat.example/***?token=***" in said
 
 
 def test_json_is_nested_as_the_file_is(tollgate: Command, monkeypatch: pytest.MonkeyPatch) -> None:
