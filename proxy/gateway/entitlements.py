@@ -14,6 +14,7 @@ import time
 from collections import Counter as Tally
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from proxy.errors import EngineError, EngineUnavailable, EntitlementUnknown, Forbidden, ProxyError, QuotaExceeded
@@ -54,7 +55,9 @@ class Engine(Protocol):
 class Standing:
     """How one subject stands. `as_of_s` is when the engine was asked for what is known."""
 
-    __slots__ = ("access", "active_s", "as_of_s", "asked_s", "counter", "due_s", "settled", "subject", "task")
+    __slots__ = (
+        *("access", "active_s", "as_of_s", "asked_s", "counter", "due_s", "settled", "since_s", "subject", "task"),
+    )
 
     def __init__(self, subject: str, now_s: float) -> None:
         self.subject = subject
@@ -67,7 +70,8 @@ class Standing:
         self.due_s = -math.inf  #: when to ask again, and not sooner
         self.active_s = now_s
         self.task: asyncio.Task[None] | None = None
-        #: By the second: tokens that were settled since the question that is being asked, and a little before.
+        self.since_s = math.inf  #: from when on the question that is being asked needs what was settled
+        #: By the second: tokens that were settled since then, and a little before.
         self.settled: deque[tuple[float, int]] = deque()
 
     def lift(self) -> None:
@@ -81,14 +85,14 @@ class Standing:
         balance = None if access is None else access.balance
         self._leave(_UNBOUND if balance is None else balance - unseen)
 
-    def use(self, now_s: float, tokens: int, keep_s: float) -> None:
+    def use(self, now_s: float, tokens: int, since_s: float) -> None:
+        """So much was settled. What was before `since_s` will not be asked for."""
         self.counter.use(0, tokens)
         second = now_s // 1
         if self.settled and self.settled[-1][0] == second:
             tokens += self.settled.pop()[1]
         self.settled.append((second, tokens))
-        first_s = (now_s if self.task is None else self.asked_s) - keep_s - 1
-        while self.settled[0][0] < first_s:
+        while self.settled[0][0] < min(since_s, self.since_s) - 1:
             self.settled.popleft()
 
     def since(self, since_s: float) -> int:
@@ -97,6 +101,15 @@ class Standing:
 
     def _leave(self, tokens: int) -> None:
         self.counter.use(0, -tokens - self.counter.used)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What was not delivered at some time between these two."""
+
+    began_s: float
+    ended_s: float
+    waiting: Mapping[str, int]
 
 
 class Entitlements:
@@ -122,8 +135,7 @@ class Entitlements:
         self._monotonic = monotonic
         self._origin = f"entitlement {settings.feature}"
         self._standings: dict[str, Standing] = {}
-        self._looks: deque[tuple[float, Mapping[str, int]]] = deque()
-        self._looking_s = 0.0
+        self._looks: deque[_Look] = deque()
         self._looking = asyncio.Lock()
         self._at_once = asyncio.Semaphore(AT_ONCE)
         self._asking: set[asyncio.Task[None]] = set()
@@ -182,7 +194,8 @@ class Entitlements:
         """It is in the ledger now, and not in what the engine has told."""
         standing = self._standings.get(one.subject)
         if standing is not None and (tokens := one.usage.total_tokens):
-            standing.use(self._monotonic(), tokens, self._settings.lag_s)
+            now_s = self._monotonic()
+            standing.use(now_s, tokens, self._since_s(now_s))
 
     def settled_elsewhere(self, found: list[Settlement] | None) -> None:
         """Other processes have recorded these; None: the ledger is another one, and all is asked anew."""
@@ -237,7 +250,8 @@ class Entitlements:
                 # The edge of the task: a fault of ours must not end it.
                 log.exception("entitlements could not be refreshed")
             tick_s = min(_TICK_MAX_S, self._settings.lag_s / 2, self._settings.refresh_s / 2)
-            tick_s = max(_TICK_MIN_S, tick_s, self._looking_s / _LOOKING_SHARE)
+            took_s = self._looks[-1].ended_s - self._looks[-1].began_s if self._looks else 0.0
+            tick_s = max(_TICK_MIN_S, tick_s, took_s / _LOOKING_SHARE)
             try:
                 async with asyncio.timeout(tick_s):
                     await self._stopping.wait()
@@ -245,13 +259,19 @@ class Entitlements:
                 pass
 
     async def _look(self) -> None:
-        """See what is not delivered. Looks of the last seconds are kept: what was delivered since may be unseen yet."""
-        now_s = self._monotonic()
-        found = await self._undelivered()
-        self._looking_s = self._monotonic() - now_s
-        self._looks.append((now_s, found))
-        while len(self._looks) > 1 and self._looks[1][0] < now_s - self._settings.lag_s:
+        """See what is not delivered. What the engine may not have seen is what was not delivered at the last look that
+        is `lag_s` old, and what was settled after that began."""
+        began_s = self._monotonic()
+        waiting = await self._undelivered()
+        ended_s = self._monotonic()
+        self._looks.append(_Look(began_s, ended_s, waiting))
+        while len(self._looks) > 1 and self._looks[1].ended_s <= ended_s - self._settings.lag_s:
             self._looks.popleft()
+
+    def _since_s(self, as_of_s: float) -> float:
+        """From when on what was settled may not be in an answer to what is asked now."""
+        since_s = as_of_s - self._settings.lag_s
+        return min(since_s, self._looks[0].began_s) if self._looks else since_s
 
     async def _ask_due(self) -> None:
         """Ask for those that have sent requests lately: while the engine is in trouble for one alone."""
@@ -279,8 +299,9 @@ class Entitlements:
         settings = self._settings
         try:
             async with self._at_once:
-                await self._look_lately()
-                as_of_s = standing.asked_s = self._monotonic()
+                await self._look_first()
+                as_of_s = self._monotonic()
+                standing.since_s, waiting = self._since_s(as_of_s), self._looks[0].waiting
                 access = await self._engine.access(standing.subject)
         except (EngineError, sqlite3.Error) as error:
             self._is_down = isinstance(error, EngineUnavailable)
@@ -295,15 +316,15 @@ class Entitlements:
             self._note("")
             # What was settled before anything was known of it is in no sum: so the first answer holds for a short time.
             rest_s = settings.refresh_s if math.isfinite(standing.as_of_s) else min(settings.lag_s, settings.refresh_s)
-            waits = max((look.get(standing.subject, 0) for _, look in self._looks), default=0)
-            standing.learn(access, as_of_s, waits + standing.since(as_of_s - settings.lag_s))
+            standing.learn(access, as_of_s, waiting.get(standing.subject, 0) + standing.since(standing.since_s))
             standing.due_s = as_of_s + rest_s
         finally:
             standing.task = None
+            standing.since_s = math.inf
 
-    async def _look_lately(self) -> None:
+    async def _look_first(self) -> None:
         async with self._looking:  # one for all that ask at the same time
-            if not self._looks or self._monotonic() - self._looks[-1][0] > self._settings.lag_s / 2:
+            if not self._looks:
                 await self._look()
 
     def _note(self, trouble: str) -> None:
