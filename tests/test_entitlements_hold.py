@@ -160,6 +160,6 @@ def test_an_engine_that_is_down_at_the_start_comes_and_goes(
 def test_without_the_setting_nobody_is_asked(tmp_path: Path, engine: Granting, client: httpx.Client) -> None:
     with entitled(tmp_path, engine.v1, plain(), TOLLGATE_ENTITLEMENTS__FEATURE="") as server:
         assert ask(client, server, server.key()).status_code == 200
-        assert "entitlements" not in client.get(f"{server.url}/readyz").json()
+        assert client.get(f"{server.url}/readyz").json()["entitlements"]["state"] == "off"
         assert "entitlement" not in client.get(f"{server.url}/metrics").text
     assert engine.asked == []

@@ -37,8 +37,8 @@ _SAID_CHARS_MAX = 500
 _NUMBERED_PAGES_MAX = 1_000
 _MEND = {
     401: "the token is missing, wrong or expired",
-    403: "the token may not read (on Konnect the role Ingest may only send): use one that may; commands take it "
-    "from KONNECT_TOKEN, a server from TOLLGATE_ENTITLEMENTS__TOKEN",
+    403: "the token may not read (on Konnect the role Ingest may only send): set one that may, in KONNECT_TOKEN for a "
+    "command, in TOLLGATE_ENTITLEMENTS__TOKEN for a server",
     404: "nothing is there; check the base URL (KONNECT_API_URL)",
     405: "nothing is there; check the base URL (KONNECT_API_URL)",
 }

@@ -13,10 +13,11 @@ from collections.abc import Iterator
 import pytest
 
 from proxy.errors import LedgerUnavailable
-from proxy.model import Caller
+from proxy.model import Caller, Unit
 from proxy.store import callers, tenants
 from proxy.store.callers import Callers
 from proxy.store.database import Database
+from proxy.store.limits import top_up
 from proxy.store.tenants import create_key, create_tenant, hash_of
 
 pytestmark = pytest.mark.anyio
@@ -63,6 +64,18 @@ async def test_a_caller_has_all_that_admission_needs(connection: sqlite3.Connect
     expected = Caller(made.id, "acme", True, frozenset({"a", "b"}), True, NOW + 5)
     assert await directory.find(hash_of(secret.encode())) == expected
     assert await directory.find(hash_of(secret.encode())) == expected
+
+
+async def test_limits_alone_are_never_staler_either(
+    connection: sqlite3.Connection, directory: Callers, clock: Clock, key: tuple[str, bytes]
+) -> None:
+    assert await directory.limits("acme", key[0]) == ()
+    top_up(connection, "acme", Unit.TOKENS, 50, top_up_id="1", note="", now_ms=NOW)
+    clock.now += STALE_S
+    (limit,) = found = await directory.limits("acme", key[0])
+    assert limit.value == 50
+    clock.now += STALE_S
+    assert await directory.limits("acme", key[0]) is found
 
 
 async def test_a_new_key_works_at_once_also_after_it_was_tried_in_vain(
