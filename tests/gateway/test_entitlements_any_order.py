@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from proxy.gateway.entitlements import Entitlements
 from proxy.model import Access, Usage
-from proxy.settings import EntitlementSettings
+from proxy.sections import EntitlementSettings
 from tests.gateway.test_entitlements import Time
 from tests.store.samples import settlement
 
