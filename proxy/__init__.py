@@ -14,7 +14,8 @@ The last bytes reach the client after that transaction has committed. Behind the
 (`proxy.delivery`) carries the committed events to the metering engine. `proxy.billing` rates them by a catalog of
 plans, and asks the engine what it made of them. `proxy.webhooks` tells operators what the ledger shows of limits.
 `proxy.declaration` keeps tenants as the settings' file declares them. `proxy.agent` puts three plain endpoints on top
-of the same stages, `proxy.web` and `proxy.cli` let people look, and `proxy.app` wires it all.
+of the same stages, `proxy.web` and `proxy.cli` let people look, `proxy.admin` is what operators do through either, and
+`proxy.app` wires it all.
 """
 
 __version__ = "0.1.0"

@@ -7,8 +7,13 @@ import time
 from contextlib import AsyncExitStack
 from functools import partial
 
+from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from proxy.admin.api import AdminApi
+from proxy.admin.desk import Desk
+from proxy.admin.docs import Docs
+from proxy.admin.operations import OPERATIONS
 from proxy.agent.endpoint import ENDPOINTS, Agent
 from proxy.billing.entitlements import entitlements_of
 from proxy.billing.prices import SANDBOX, PriceBook
@@ -200,7 +205,7 @@ class App:
         self.gateway = gateway
         self._web = self._start_web(settler, pool, agent)
 
-    def _start_web(self, settler: Settler, pool: Pool, agent: dict[str, ASGIApp]) -> ASGIApp:
+    def _start_web(self, settler: Settler, pool: Pool, agent: dict[str, ASGIApp]) -> Starlette:
         """All that people look at."""
         settings = self.settings
         watch = Watch(self.database, has_sink=self._sink is not None)
@@ -228,7 +233,14 @@ class App:
         reader = Reader(self.database)
         self._running.push_async_callback(reader.stop)
         usage = Usage(self.gateway, self.quotas, reader, self._calendar, settings.limits.time_zone, _now_ms)
-        return create_web(readiness, metrics, usage, agent)
+        # A reader of its own: no question of an operator's holds up a tenant's.
+        operators = Reader(self.database)
+        self._running.push_async_callback(operators.stop)
+        desk = Desk(settings, self.commit, operators, self._changed, _now_ms)
+        admin = AdminApi(OPERATIONS, desk, self.gateway.read_body, "" if token is None else token.get_secret_value())
+        docs = Docs()
+        pages = {"/openapi.json": docs.openapi, "/docs": docs.docs}
+        return create_web(readiness, metrics, usage, agent, admin, pages)
 
     def _start_delivery(self) -> None:
         if self._sink is not None and self._relay is not None:
@@ -277,6 +289,14 @@ class App:
 
     def _forget_accounts(self) -> None:
         self.quotas.forget()
+
+    def _changed(self, recorded: list[Settlement]) -> None:
+        """An operator has changed something here: it is in force at once."""
+        self._callers.recheck()
+        if recorded:
+            self._recorded_elsewhere(recorded)
+        if self._relay is not None:
+            self._relay.wake()
 
     def _delivery_trouble(self) -> str:
         return "" if self._relay is None else self._relay.trouble

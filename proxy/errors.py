@@ -5,7 +5,10 @@ TollgateError
 │   ├── CatalogError            billing.toml is wrong; a line for each fault names line, key, rule and fix
 │   └── WrongDeclaration        what a file declares of tenants; a server that runs goes on with what it declared before
 ├── StoreError                  a command on tenants, keys or events cannot be carried out
+│   ├── NoSuch                  what it names is not there
+│   ├── WrongInput              what it is told cannot be; says in which field
 │   └── TooMuch                 a report has more rows, or takes more time, than it may
+├── ServerError                 a server could not be asked to carry out a command (`--server`)
 ├── ProxyError                  answered to the client in OpenAI's error shape
 │   ├── Unauthenticated         401  no key, or one that is unknown, expired or revoked
 │   ├── Forbidden               403  the tenant is disabled, or the model is not on the key's list
@@ -85,8 +88,24 @@ class StoreError(TollgateError):
     """The store refuses a command: an unknown tenant, an id that is taken."""
 
 
+class NoSuch(StoreError):
+    """What a command names is not there."""
+
+
+class WrongInput(StoreError):
+    """What a command is told cannot be, whatever the store holds. `field` is what the admin API calls it."""
+
+    def __init__(self, message: str, field: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
 class TooMuch(StoreError):
     """More is asked for than a report may hold, or than it may take. The message says which."""
+
+
+class ServerError(TollgateError):
+    """A server was not asked, or its answer is not its admin API's. The message names its URL."""
 
 
 class ProxyError(TollgateError):

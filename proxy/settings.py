@@ -36,6 +36,8 @@ from proxy.source import CONFIG_VARIABLE, DECLARING, Source, nearest
 
 _PREFIX = "TOLLGATE_"
 _NESTED = "__"
+#: The command line's own: which server's admin API it asks.
+SERVER_VARIABLE = "TOLLGATE_SERVER"
 
 #: Names of the ecosystem that are honoured as they are, and the keys they stand for.
 ECOSYSTEM_VARIABLES: dict[str, tuple[str, ...]] = {
@@ -61,7 +63,7 @@ class Settings(Section):
     database_url: str = "sqlite:///var/tollgate.db"
     """The store."""
     admin_token: Token | None = None
-    """Bearer token that `/metrics` asks for. Empty: whoever reaches the port may read it."""
+    """Bearer token of `/admin/*`, which is off without it, and of `/metrics`, which is open without it."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """How much is logged, to standard error."""
     upstream: UpstreamSettings = UpstreamSettings()
@@ -92,7 +94,9 @@ def load(environment: Mapping[str, str] | None = None, *, directory: Path | None
     Raises `ConfigurationError`: one line that names the key, and for an unknown one the nearest that is known.
     """
     directory = directory or Path.cwd()
-    variables = _read_env_file(directory / ".env") | _given(os.environ if environment is None else environment)
+    given = _given(os.environ if environment is None else environment)
+    given.pop(SERVER_VARIABLE, None)
+    variables = _read_env_file(directory / ".env") | given
     path = variables.pop(CONFIG_VARIABLE, None)
     if path is None:
         return _settings({}, variables)

@@ -38,13 +38,17 @@ MAY_IMPORT = {
         *("model", "errors", "money", "limits", "instants", "sections", "settings", "gateway", "store", "delivery"),
         "declaration",
     },
+    "admin": {
+        *("model", "errors", "money", "limits", "instants", "sections", "settings", "wire", "store", "gateway"),
+        *("delivery", "billing", "agent", "web"),
+    },
     "app": {
         *("model", "errors", "limits", "sections", "settings", "wire", "upstream", "store", "gateway", "delivery"),
-        *("webhooks", "declaration", "agent", "billing", "web"),
+        *("webhooks", "declaration", "agent", "billing", "web", "admin"),
     },
     "cli": {
         *("model", "errors", "money", "limits", "instants", "sections", "settings", "wire", "store", "delivery"),
-        *("billing", "web", "webhooks", "app", "declaration"),
+        *("billing", "web", "webhooks", "app", "declaration", "admin"),
     },
     "__main__": {"cli"},
     "__init__": set(),

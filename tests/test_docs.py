@@ -11,6 +11,7 @@ import pytest
 import typer.main
 from prometheus_client.parser import text_string_to_metric_families
 
+from proxy.admin.operations import OPERATIONS
 from proxy.agent.endpoint import ENDPOINTS as AGENT_ENDPOINTS
 from proxy.cli import app as cli
 from proxy.limits import Written
@@ -28,7 +29,8 @@ from tests.webhooks.test_messages import KEY, STANDING
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 EXAMPLE = (ROOT / "config" / "tollgate.example.toml").read_text()
-WEB_ROUTES = ("/healthz", "/readyz", "/metrics", "/api/usage")
+WEB_ROUTES = ("/healthz", "/readyz", "/metrics", "/api/usage", "/openapi.json", "/docs")
+ADMIN_ROUTES = sorted({one.path for one in OPERATIONS})
 
 
 def commands() -> list[str]:
@@ -51,7 +53,7 @@ def test_every_variable_of_the_ecosystem_is_in_readme(name: str) -> None:
     assert f"`{name}`" in README
 
 
-@pytest.mark.parametrize("route", [*[one.name for one in ENDPOINTS], *AGENT_ENDPOINTS, *WEB_ROUTES])
+@pytest.mark.parametrize("route", [*[one.name for one in ENDPOINTS], *AGENT_ENDPOINTS, *WEB_ROUTES, *ADMIN_ROUTES])
 def test_every_route_is_in_readme(route: str) -> None:
     assert f"{route}`" in README
 

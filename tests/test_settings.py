@@ -353,3 +353,10 @@ def test_webhooks_that_cannot_work_are_refused(name: str, value: str, words: str
     refused = refusal(tmp_path, **{f"TOLLGATE_WEBHOOKS__{name}": value})
     assert refused.startswith(words)
     assert "not-a-secret" not in refused
+
+
+def test_the_command_line_s_own_variable_is_passed_over_and_does_not_belong_into_env_files(tmp_path: Path) -> None:
+    assert load({"TOLLGATE_SERVER": "http://x"}, directory=tmp_path) == load({}, directory=tmp_path)
+    (tmp_path / ".env").write_text("TOLLGATE_SERVER=http://x\n")
+    with pytest.raises(ConfigurationError, match="TOLLGATE_SERVER is not a setting"):
+        load({}, directory=tmp_path)

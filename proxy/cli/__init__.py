@@ -12,9 +12,11 @@ from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from typer.core import TyperGroup
 
 from proxy import __version__
+from proxy.admin.problem import faults_of
 from proxy.cli import (
     backup,
     billing,
@@ -30,11 +32,33 @@ from proxy.cli import (
     usage,
     webhooks,
 )
+from proxy.cli.calling import Where
 from proxy.cli.output import complain
-from proxy.errors import ConfigurationError, TollgateError
+from proxy.cli.remote import check_url
+from proxy.errors import ConfigurationError, TollgateError, WrongInput
+from proxy.settings import SERVER_VARIABLE
 from proxy.store.database import RESTORE, is_damage
 
 _WRONG_INPUT = 2
+_SERVER = "--server"
+#: Commands that a server can be asked for; the others are about this machine: its server, its settings, its files.
+_ANYWHERE = ("tenants", "keys", "limits", "usage", "events", "explain")
+#: How commands call the fields of operations that they name otherwise. Who gets one of these wrong has mistyped.
+_HINTS = {
+    "all": "--all",
+    "expires": "--expires",
+    "from": "--from",
+    "group_by": "--group-by",
+    "ids": "EVENT_ID",
+    "kind": "--kind",
+    "limits": "LIMIT",
+    "model": "--model",
+    "models": "--model",
+    "overlap": "--overlap",
+    "period_anchor": "WHEN",
+    "reason": "--reason",
+    "to": "--to",
+}
 
 
 class _Root(TyperGroup):
@@ -47,6 +71,11 @@ class _Root(TyperGroup):
         except typer.TyperException as error:
             _complain_of_usage(error)
             code = _WRONG_INPUT
+        except ValidationError as error:
+            _complain_of_fault(**faults_of(error)[0])
+            code = _WRONG_INPUT
+        except WrongInput as error:
+            code = _complain_of_input(error)
         except ConfigurationError as error:
             complain(str(error))
             code = _WRONG_INPUT
@@ -61,7 +90,7 @@ class _Root(TyperGroup):
         # Such bytes would reach SQLite and the terminal as lone surrogates, which neither takes.
         if any(not _is_text(arg) for arg in args):
             raise typer.BadParameter("the arguments must be UTF-8")
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, _server_first(args))
 
 
 app = typer.Typer(
@@ -83,11 +112,27 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    ctx: typer.Context,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            _SERVER, metavar="URL", envvar=SERVER_VARIABLE, help="Ask this server's admin API, not the local store."
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    pass
+    if server is not None:
+        if ctx.invoked_subcommand not in _ANYWHERE:
+            words = f"{ctx.invoked_subcommand} works on this machine alone: leave {_SERVER} and {SERVER_VARIABLE} out"
+            raise typer.BadParameter(words)
+        try:
+            check_url(server)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint=_SERVER) from None
+    where = ctx.obj = Where(server)
+    ctx.call_on_close(where.close)
 
 
 app.command("serve")(serve.serve)
@@ -118,6 +163,31 @@ def _is_text(arg: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _server_first(args: list[str]) -> list[str]:
+    """`--server URL` is an option of all commands alike, and may stand behind theirs."""
+    for at, arg in enumerate(args):
+        if arg == "--":
+            break
+        if arg == _SERVER or arg.startswith(f"{_SERVER}="):
+            end = at + 2 if arg == _SERVER else at + 1
+            return [*args[at:end], *args[:at], *args[end:]]
+    return args
+
+
+def _complain_of_input(error: WrongInput) -> int:
+    """Returns the exit code: a slip of the pen, or something that only the store could see."""
+    if error.field in _HINTS:
+        _complain_of_fault(error.field, str(error))
+        return _WRONG_INPUT
+    complain(str(error))
+    return 1
+
+
+def _complain_of_fault(field: str, detail: str) -> None:
+    name = field.partition(".")[0]
+    _complain_of_usage(typer.BadParameter(detail, param_hint=_HINTS.get(name, f"--{name.replace('_', '-')}")))
 
 
 def _complain_of_usage(error: typer.TyperException) -> None:

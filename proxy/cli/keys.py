@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from getpass import getpass
 from typing import Annotated, Any
 
 import typer
 
-from proxy.cli.instants import iso, iso_or_none, iso_short, now_ms, parse_expiry, parse_span
-from proxy.cli.opening import open_store, reading
+from proxy.admin import keys
+from proxy.admin.keys import CreateKey, Key, ListKeys, NewKey, OneKey, RotateKey
+from proxy.cli.calling import call, listed
+from proxy.cli.instants import short
 from proxy.cli.output import Json, print_json, print_table, printable
-from proxy.model import Key
+from proxy.cli.standings import told
 from proxy.store import tenants
 
 app = typer.Typer(help="The tenants' API keys.", no_args_is_help=True)
@@ -25,6 +27,7 @@ _KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", help="The key's id, as 
 
 @app.command("create")
 def create(
+    ctx: typer.Context,
     tenant_id: Annotated[str, typer.Argument(metavar="TENANT", help="Whose key it will be.")],
     name: Annotated[str, typer.Option(metavar="NAME", help="A name to show.")] = "",
     models: Annotated[
@@ -45,51 +48,34 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Make a key and print it, this once."""
-    now = now_ms()
-    expires_ms = None if expires is None else _parsed(lambda: parse_expiry(expires, now), "--expires")
-    if models and not all(models):
-        raise typer.BadParameter("a model's name is empty", param_hint="--model")
     secret = read_secret(imported)
-    _, database = open_store()
-    with database.transaction() as connection:
-        key, secret = tenants.create_key(
-            connection,
-            tenant_id,
-            name=name,
-            models=tuple(dict.fromkeys(models or ())),
-            trusted=trusted,
-            expires_ms=expires_ms,
-            secret=secret,
-            now_ms=now,
-        )
+    asked = CreateKey(tenant_id=tenant_id, name=name, models=models or [], expires=expires, trusted=trusted, key=secret)
+    key = call(ctx, keys.create_key, asked)
     if as_json:
-        print_json(_new_key_json(key, secret, now))
+        print_json(_new_key_json(key))
     elif imported is not None:
         typer.echo(f"Key {key.id} of tenant {key.tenant_id} is the one that you brought.")
     else:
-        _print_secret(key, secret)
+        _print_secret(key)
 
 
 @app.command("list")
 def list_keys(
+    ctx: typer.Context,
     tenant_id: Annotated[str | None, typer.Argument(metavar="TENANT", help="Only this tenant's.")] = None,
     as_json: Json = False,
 ) -> None:
     """List keys, without their secrets."""
-    _, database = open_store()
-    with reading(database) as connection:
-        if tenant_id is not None:
-            tenants.tenant(connection, tenant_id)
-        found = tenants.keys(connection, tenant_id or "")
-    now = now_ms()
+    found = listed(ctx, keys.list_keys, ListKeys(tenant_id=tenant_id))
     if as_json:
-        print_json([key_json(key, now) for key in found])
+        print_json([key.json_object() for key in found])
     else:
-        print_keys(found, now, empty="There are no keys. Make one: tollgate keys create TENANT")
+        print_keys(found, empty="There are no keys. Make one: tollgate keys create TENANT")
 
 
 @app.command("rotate")
 def rotate(
+    ctx: typer.Context,
     key_id: _KeyId,
     overlap: Annotated[
         str, typer.Option(metavar="SPAN", help="How long the old key still holds: 24h, 7d, 0s.")
@@ -97,30 +83,22 @@ def rotate(
     as_json: Json = False,
 ) -> None:
     """Make a key with the rights of another, which soon ends."""
-    now = now_ms()
-    overlap_ms = _parsed(lambda: parse_span(overlap), "--overlap")
-    _, database = open_store()
-    with database.transaction() as connection:
-        key, secret = tenants.rotate_key(connection, key_id, overlap_ms=overlap_ms, now_ms=now)
-        until_ms = tenants.key(connection, key_id).expires_ms
+    key = call(ctx, keys.rotate_key, RotateKey(key_id=key_id, overlap=overlap))
     if as_json:
-        print_json(_new_key_json(key, secret, now) | {"replaces": key_id, "replaced_expires_at": iso_or_none(until_ms)})
+        print_json(_new_key_json(key))
         return
-    _print_secret(key, secret)
-    typer.echo(f"The old key {printable(key_id)} holds until {iso_short(until_ms)}.")
+    _print_secret(key)
+    typer.echo(f"The old key {printable(key_id)} holds until {short(key.replaced_expires_at)}.")
 
 
 @app.command("revoke")
-def revoke(key_id: _KeyId, as_json: Json = False) -> None:
+def revoke(ctx: typer.Context, key_id: _KeyId, as_json: Json = False) -> None:
     """End a key for good, in force within a second."""
-    now = now_ms()
-    _, database = open_store()
-    with database.transaction() as connection:
-        key = tenants.revoke_key(connection, key_id, now_ms=now)
+    key = call(ctx, keys.revoke_key, OneKey(key_id=key_id))
     if as_json:
-        print_json(key_json(key, now))
+        print_json(key.json_object())
     else:
-        typer.echo(f"Key {key.id} of tenant {key.tenant_id} is revoked since {iso_short(key.revoked_ms)}.")
+        typer.echo(f"Key {key.id} of tenant {key.tenant_id} is revoked since {short(key.revoked_at)}.")
 
 
 @app.command("hash")
@@ -140,44 +118,27 @@ def print_hash(
         typer.echo(f"\nThe key is shown only now, and stored nowhere:\n\n  {secret}")
 
 
-def status_of(key: Key, now_ms: int) -> str:
-    if key.revoked_ms is not None:
-        return "revoked"
-    return "expired" if key.expires_ms is not None and key.expires_ms <= now_ms else "active"
+def read_secret(imported: str | None) -> str | None:
+    """What `--import` brings along; - stands for standard input."""
+    return _read_line() if imported == "-" else imported
 
 
-def key_json(key: Key, now_ms: int) -> dict[str, Any]:
-    """A key as listings show it."""
-    return {
-        "id": key.id,
-        "tenant_id": key.tenant_id,
-        "name": key.name,
-        "hint": key.hint,
-        "status": status_of(key, now_ms),
-        "models": list(key.models),
-        "trusted": key.trusted,
-        "created_at": iso(key.created_ms),
-        "expires_at": iso_or_none(key.expires_ms),
-        "revoked_at": iso_or_none(key.revoked_ms),
-        "origin": key.origin,
-    }
-
-
-def print_keys(keys: Sequence[Key], now_ms: int, *, empty: str) -> None:
+def print_keys(keys: Sequence[Key], *, empty: str) -> None:
     print_table(
-        ("id", "tenant", "name", "key", "status", "models", "trusted", "created", "expires", "revoked"),
+        ("id", "tenant", "name", "key", "status", "models", "trusted", "created", "expires", "revoked", "limits"),
         [
             (
                 key.id,
                 key.tenant_id,
                 key.name,
                 f"tg_…{key.hint}" if key.hint else "imported" if key.origin == "managed" else key.origin,
-                status_of(key, now_ms),
+                key.status,
                 ", ".join(key.models) or "all",
                 "yes" if key.trusted else "no",
-                iso_short(key.created_ms),
-                iso_short(key.expires_ms),
-                iso_short(key.revoked_ms),
+                short(key.created_at),
+                short(key.expires_at),
+                short(key.revoked_at),
+                ", ".join(map(told, key.limits)),
             )
             for key in keys
         ],
@@ -185,22 +146,15 @@ def print_keys(keys: Sequence[Key], now_ms: int, *, empty: str) -> None:
     )
 
 
-def _new_key_json(key: Key, secret: str, now_ms: int) -> dict[str, Any]:
-    known = key_json(key, now_ms)
-    return {"id": known.pop("id"), "tenant_id": known.pop("tenant_id"), "key": secret} | known
+def _new_key_json(key: NewKey) -> dict[str, Any]:
+    known = key.json_object()
+    return {name: known.pop(name) for name in ("id", "tenant_id", "key")} | known
 
 
-def _print_secret(key: Key, secret: str) -> None:
+def _print_secret(key: NewKey) -> None:
     # Not by rich, which would wrap it.
-    typer.echo(f"Key {key.id} of tenant {key.tenant_id}:\n\n  {secret}\n")
+    typer.echo(f"Key {key.id} of tenant {key.tenant_id}:\n\n  {key.key}\n")
     typer.echo("It is shown only now: it is stored nowhere and cannot be shown again.")
-
-
-def read_secret(imported: str | None) -> str | None:
-    """What `--import` brings along; - stands for standard input."""
-    if imported != "-":
-        return imported
-    return _read_line()
 
 
 def _read_secret() -> str:
@@ -211,11 +165,4 @@ def _read_secret() -> str:
 
 def _read_line() -> str:
     line = typer.get_binary_stream("stdin").readline(_LINE_BYTES_MAX)
-    return line.decode("utf-8", "surrogateescape").rstrip("\r\n")
-
-
-def _parsed(parse: Callable[[], int], option: str) -> int:
-    try:
-        return parse()
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from None
+    return line.decode("utf-8", "replace").rstrip("\r\n")

@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import re
-import secrets
-import sqlite3
-from collections import Counter
-from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import typer
 
-from proxy.cli.instants import now_ms
-from proxy.cli.opening import open_store, reading
+from proxy.admin import limits as admin
+from proxy.admin import top_ups
+from proxy.admin.limits import EXAMPLE, KeyLimits, OnePlan, SetLimits, TenantLimits, UnsetLimits
+from proxy.admin.operation import Paged
+from proxy.admin.top_ups import AddTopUp, ListTopUps, add_top_up
+from proxy.cli.calling import call, listed
+from proxy.cli.instants import short
 from proxy.cli.output import Json, print_json, print_table, printable
-from proxy.cli.standings import print_standings, standing_json, standings, told
-from proxy.errors import StoreError
-from proxy.limits import KINDS, Calendar, Written, check_filters, shown
+from proxy.cli.standings import amount, print_standings, told
+from proxy.limits import KINDS, Written, shown
 from proxy.limits import told as amount_told
-from proxy.model import SUBJECT_PATTERN, Counted, Limit, Provenance, Unit, Window
-from proxy.store import limits as stored
-from proxy.store import tenants
-from proxy.store.declared import provenance
+from proxy.model import SUBJECT_PATTERN, Counted
 from proxy.store.limits import Owner
-from proxy.web.report import limit_json
 
 app = typer.Typer(help="What tenants, keys and plans may use.", no_args_is_help=True)
 
-_NAME = re.compile(r"[a-z_]+(/[a-z]+)?")
 _AMOUNT = re.compile(r"(requests|tokens|usd)=(.+)")
-_TOP_UP_ID = re.compile(r"[\x21-\x7e]{1,128}")
-_NOTE_CHARS_MAX = 1_000
-_EXAMPLE = "tokens/month=10000"
 
 _TenantId = Annotated[str | None, typer.Argument(metavar="TENANT", help="Whose. Left out with --key and --plan.")]
 _KeyId = Annotated[str | None, typer.Option("--key", metavar="KEY_ID", help="Those of a key, without a tenant.")]
@@ -44,8 +36,9 @@ _Kind = Annotated[str, typer.Option("--kind", metavar="KIND", help=f"Only of one
 
 @app.command("set")
 def set_limits(
+    ctx: typer.Context,
     tenant_id: _TenantId = None,
-    limits: Annotated[list[str] | None, typer.Argument(metavar="LIMIT", help=f"Such as {_EXAMPLE}.")] = None,
+    limits: Annotated[list[str] | None, typer.Argument(metavar="LIMIT", help=f"Such as {EXAMPLE}.")] = None,
     key_id: _KeyId = None,
     plan: _Plan = None,
     model: _Model = "",
@@ -58,17 +51,13 @@ def set_limits(
     UNIT/WINDOW=VALUE: requests, tokens or usd in a minute, hour, day, month, period or in total; inflight=VALUE for
     requests at the same time, max_tokens=VALUE for the output of one.
     """
-    whose, owner, texts = _whose(tenant_id, limits, plan, key_id, example=_EXAMPLE)
-    wanted = [_written(text) for text in texts]
-    _check(wanted, model, kind)
-    _, database = open_store()
-    with database.transaction() as connection:
-        for one in wanted:
-            stored.set_limit(connection, whose, owner, one, model=model, tokens=kind, soft=soft)
-        found = stored.limits_of(connection, whose, owner)
+    whose, owner, texts = _whose(tenant_id, limits, plan, key_id, example=EXAMPLE)
+    asked = SetLimits(owner=owner, limits=texts, model=model, kind=kind, soft=soft)
+    found = call(ctx, admin.SET[whose], asked)
     if as_json:
-        print_json(_own_json(whose, owner, found))
+        print_json(found.json_object())
         return
+    wanted = [Written.parse(text) for text in texts]
     said = "; ".join(
         f"{_name(one, model, kind)} {amount_told(one.unit, one.value)}{' (soft)' * soft}" for one in wanted
     )
@@ -77,6 +66,7 @@ def set_limits(
 
 @app.command("unset")
 def unset_limits(
+    ctx: typer.Context,
     tenant_id: _TenantId = None,
     limits: Annotated[list[str] | None, typer.Argument(metavar="LIMIT", help="Such as tokens/month.")] = None,
     key_id: _KeyId = None,
@@ -87,23 +77,17 @@ def unset_limits(
 ) -> None:
     """Take limits away, all or none of them. A tenant's plan holds then, where it has the same."""
     whose, owner, texts = _whose(tenant_id, limits, plan, key_id, example="tokens/month")
-    wanted = [_named(text) for text in texts]
-    _check(wanted, model, kind)
-    _, database = open_store()
-    with database.transaction() as connection:
-        _check_owner(connection, whose, owner)
-        for one in wanted:
-            stored.unset_limit(connection, whose, owner, one.unit, one.window, model=model, tokens=kind)
-        found = stored.limits_of(connection, whose, owner)
+    found = call(ctx, admin.UNSET[whose], UnsetLimits(owner=owner, limits=texts, model=model, kind=kind))
     if as_json:
-        print_json(_own_json(whose, owner, found))
+        print_json(found.json_object())
         return
-    said = "; ".join(_name(one, model, kind) for one in wanted)
+    said = "; ".join(_name(admin.parse_name(text), model, kind) for text in texts)
     typer.echo(f"No longer set for {whose} {printable(owner)}: {said}.")
 
 
 @app.command("show")
 def show(
+    ctx: typer.Context,
     tenant_id: Annotated[
         str | None, typer.Argument(metavar="TENANT", help="Whose. With --key, that key's, if left out.")
     ] = None,
@@ -120,50 +104,38 @@ def show(
     if plan is not None:
         if tenant_id is not None or key_id is not None:
             raise typer.BadParameter("a plan is shown alone, without tenant and key", param_hint="--plan")
-        _show_plan(plan, as_json)
+        _show_plan(ctx, plan, as_json)
         return
-    if tenant_id is None and key_id is None:
-        raise typer.BadParameter("name a tenant, or --key or --plan", param_hint="TENANT")
-    settings, database = open_store()
-    now, calendar = now_ms(), Calendar.of(settings.limits.time_zone)
-    with reading(database) as connection:
-        tenant_id = _subject(connection, tenant_id, key_id)
-        found = standings(connection, stored.effective(connection, tenant_id, key_id or ""), calendar, now)
-    if as_json:
-        print_json(
-            {
-                "tenant_id": tenant_id,
-                "key_id": key_id,
-                "time_zone": settings.limits.time_zone,
-                "limits": [standing_json(one) for one in found],
-            }
-        )
+    if tenant_id is not None:
+        found = call(ctx, admin.show_tenant_limits, TenantLimits(tenant_id=tenant_id, key_id=key_id))
+    elif key_id is not None:
+        found = call(ctx, admin.show_key_limits, KeyLimits(key_id=key_id))
     else:
-        print_standings(found, empty=f"It has no limits. Set one: tollgate limits set {tenant_id} {_EXAMPLE}")
+        raise typer.BadParameter("name a tenant, or --key or --plan", param_hint="TENANT")
+    if as_json:
+        print_json(found.json_object())
+    else:
+        empty = f"It has no limits. Set one: tollgate limits set {found.tenant_id} {EXAMPLE}"
+        print_standings(found.limits, empty=empty)
 
 
 @app.command("plans")
-def list_plans(as_json: Json = False) -> None:
+def list_plans(ctx: typer.Context, as_json: Json = False) -> None:
     """List the plans, their limits, and how many tenants are on each."""
-    _, database = open_store()
-    with reading(database) as connection:
-        on_each = _plans(connection)
-        found = [
-            (name, count, stored.limits_of(connection, "plan", name), provenance(connection, "plan", name))
-            for name, count in on_each.items()
-        ]
+    found = listed(ctx, admin.list_plans, Paged())
     if as_json:
-        print_json([_plan_json(*one) for one in found])
+        print_json([one.json_object() for one in found])
         return
     print_table(
         ("plan", "tenants", "limits", "origin"),
-        [(name, count, ", ".join(map(told, limits)) or "none", origin) for name, count, limits, origin in found],
-        empty=f"There are no plans. Make one by its first limit: tollgate limits set --plan NAME {_EXAMPLE}",
+        [(one.plan, one.tenants, ", ".join(map(told, one.limits)) or "none", one.origin) for one in found],
+        empty=f"There are no plans. Make one by its first limit: tollgate limits set --plan NAME {EXAMPLE}",
     )
 
 
 @app.command("top-up")
 def top_up(
+    ctx: typer.Context,
     tenant_id: Annotated[str, typer.Argument(metavar="TENANT", help="Who has paid.")],
     text: Annotated[str, typer.Argument(metavar="AMOUNT", help="tokens=50000, requests=1000 or usd=20.")],
     top_up_id: Annotated[
@@ -173,45 +145,35 @@ def top_up(
     as_json: Json = False,
 ) -> None:
     """Add a prepaid amount to what a tenant may use in total."""
-    unit, amount = _amount(text)
-    if top_up_id is not None and not _TOP_UP_ID.fullmatch(top_up_id):
-        raise typer.BadParameter("use 1 to 128 printable ASCII characters without spaces", param_hint="--id")
-    if len(note) > _NOTE_CHARS_MAX:
-        raise typer.BadParameter(f"at most {_NOTE_CHARS_MAX} characters", param_hint="--note")
-    top_up_id = top_up_id or "top_" + secrets.token_hex(8)
-    settings, database = open_store()
-    now, calendar = now_ms(), Calendar.of(settings.limits.time_zone)
-    with database.transaction() as connection:
-        added = stored.top_up(connection, tenant_id, unit, amount, top_up_id=top_up_id, note=note, now_ms=now)
-        total = Counted("tenant", tenant_id, unit, Window.TOTAL)
-        limits = [one for one in stored.effective(connection, tenant_id) if one.counted == total]
-        (standing,) = standings(connection, limits, calendar, now)
+    unit, added = _amount(text)
+    asked = AddTopUp(tenant_id=tenant_id, unit=unit, amount=added, id=top_up_id, note=note)
+    done = call(ctx, add_top_up, asked)
     if as_json:
-        about = {"id": top_up_id, "tenant_id": tenant_id, "unit": str(unit), "amount": shown(unit, amount)}
-        about |= {"added": added}
-        print_json(about | {"total": standing_json(standing)})
+        print_json(done.json_object())
         return
-    of = f"{amount_told(unit, standing.left or 0)} of {amount_told(unit, standing.limit.value)} are left"
-    if added:
-        typer.echo(
-            f"Top-up {top_up_id} added {amount_told(unit, amount)} {unit} for tenant {printable(tenant_id)}: {of}."
-        )
+    of = f"{amount(done.total.remaining or 0)} of {amount(done.total.value)} are left"
+    if done.added:
+        typer.echo(f"Top-up {done.id} added {amount(done.amount)} {unit} for tenant {printable(tenant_id)}: {of}.")
     else:
-        typer.echo(f"Top-up {top_up_id} was made already, and nothing was added: {of}.")
+        typer.echo(f"Top-up {done.id} was made already, and nothing was added: {of}.")
 
 
-def check_known_plan(connection: sqlite3.Connection, name: str) -> None:
-    """Raises `StoreError` for a plan that nobody has made: whoever is on it would not be limited at all."""
-    stored.check_plan(name)
-    if not stored.limits_of(connection, "plan", name) and name not in _plans(connection):
-        make = f"tollgate limits set --plan {name} {_EXAMPLE}"
-        raise StoreError(f"there is no plan {name}; a plan is made by its first limit: {make}")
-
-
-def _plans(connection: sqlite3.Connection) -> dict[str, int]:
-    """The plans that have limits or tenants, by name, and how many tenants are on each."""
-    on_each = Counter(one.plan for one in tenants.tenants(connection) if one.plan)
-    return {name: on_each[name] for name in sorted({*on_each, *stored.plans(connection)})}
+@app.command("top-ups")
+def list_top_ups(
+    ctx: typer.Context,
+    tenant_id: Annotated[str | None, typer.Argument(metavar="TENANT", help="Only this tenant's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List prepaid amounts, the newest first."""
+    found = listed(ctx, top_ups.list_top_ups, ListTopUps(tenant_id=tenant_id))
+    if as_json:
+        print_json([one.json_object() for one in found])
+        return
+    print_table(
+        ("id", "tenant", "unit", "amount", "created", "note"),
+        [(one.id, one.tenant_id, one.unit, one.amount, short(one.created_at), one.note) for one in found],
+        empty="There are no top-ups. Add one: tollgate limits top-up TENANT tokens=50000",
+    )
 
 
 def _whose(
@@ -232,55 +194,7 @@ def _whose(
     return whose, owner, words
 
 
-def _written(text: str) -> Written:
-    try:
-        return Written.parse(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="LIMIT") from None
-
-
-def _named(text: str) -> Written:
-    """A limit that is named without a value."""
-    if not _NAME.fullmatch(text):
-        raise typer.BadParameter(f"{text!r}: name a limit as UNIT/WINDOW, such as tokens/month", param_hint="LIMIT")
-    try:
-        return Written.parse(f"{text}=0")
-    except ValueError as error:
-        raise typer.BadParameter(str(error).replace("=0", ""), param_hint="LIMIT") from None
-
-
-def _check(wanted: Sequence[Written], model: str, kind: str) -> None:
-    """Raises `typer.BadParameter` for filters that do not fit, and for one limit that is named twice."""
-    for at, one in enumerate(wanted):
-        try:
-            check_filters(one.unit, model, kind)
-        except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint="--kind" if kind else "--model") from None
-        if any((other.unit, other.window) == (one.unit, one.window) for other in wanted[:at]):
-            raise typer.BadParameter(f"{_name(one)} is named twice", param_hint="LIMIT")
-
-
-def _check_owner(connection: sqlite3.Connection, whose: Owner, owner: str) -> None:
-    if whose == "tenant":
-        tenants.tenant(connection, owner)
-    elif whose == "key":
-        tenants.key(connection, owner)
-
-
-def _subject(connection: sqlite3.Connection, tenant_id: str | None, key_id: str | None) -> str:
-    """Whose requests are meant. Raises `StoreError` for a tenant that the key does not act for."""
-    key = None if key_id is None else tenants.key(connection, key_id)
-    if tenant_id is None:
-        assert key is not None
-        return key.tenant_id
-    if key is None:
-        return tenants.tenant(connection, tenant_id).id
-    if tenant_id != key.tenant_id and not key.trusted:
-        raise StoreError(f"key {key.id} is tenant {key.tenant_id}'s, and acts for nobody else")
-    return tenant_id
-
-
-def _amount(text: str) -> tuple[Unit, int]:
+def _amount(text: str) -> tuple[Literal["tokens", "requests", "usd"], int | str]:
     found = _AMOUNT.fullmatch(text)
     if found is None:
         raise typer.BadParameter(f"{text!r}: write tokens=50000, requests=1000 or usd=20", param_hint="AMOUNT")
@@ -290,33 +204,23 @@ def _amount(text: str) -> tuple[Unit, int]:
         raise typer.BadParameter(str(error), param_hint="AMOUNT") from None
     if not written.value:
         raise typer.BadParameter(f"{text!r}: more than 0", param_hint="AMOUNT")
-    return written.unit, written.value
+    unit: Literal["tokens", "requests", "usd"] = (
+        "usd" if found[1] == "usd" else "tokens" if found[1] == "tokens" else "requests"
+    )
+    return unit, shown(written.unit, written.value)
 
 
-def _show_plan(name: str, as_json: bool) -> None:
-    _, database = open_store()
-    with reading(database) as connection:
-        check_known_plan(connection, name)
-        count = _plans(connection)[name]
-        limits = stored.limits_of(connection, "plan", name)
-        origin = provenance(connection, "plan", name)
+def _show_plan(ctx: typer.Context, name: str, as_json: bool) -> None:
+    found = call(ctx, admin.show_plan, OnePlan(plan=name))
     if as_json:
-        print_json(_plan_json(name, count, limits, origin))
+        print_json(found.json_object())
         return
     print_table(
         ("limit", "value", "type"),
-        [(one.counted.name, shown(one.counted.unit, one.value), "soft" if one.soft else "hard") for one in limits],
+        [(one.limit, one.value, "soft" if one.soft else "hard") for one in found.limits],
         empty="It has no limits.",
     )
 
 
 def _name(one: Written, model: str = "", kind: str = "") -> str:
     return printable(Counted("", "", one.unit, one.window, model, kind).name)
-
-
-def _own_json(whose: Owner, owner: str, found: Sequence[Limit]) -> dict[str, Any]:
-    return {"owner_kind": whose, "owner": owner, "limits": [limit_json(one) for one in found]}
-
-
-def _plan_json(name: str, count: int, limits: Sequence[Limit], origin: Provenance) -> dict[str, Any]:
-    return {"plan": name, "tenants": count, "limits": [limit_json(one) for one in limits], "origin": origin}

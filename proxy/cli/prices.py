@@ -15,7 +15,7 @@ from proxy.billing.tariff import PARTS_PER_USD, Holding, Rates
 from proxy.cli.instants import iso_or_none, now_ms, parse_instant
 from proxy.cli.opening import open_store, reading
 from proxy.cli.output import Json, print_facts, print_json, print_table, printable
-from proxy.cli.usage import period_of
+from proxy.instants import Period, WrongPeriod
 from proxy.limits import Calendar
 from proxy.settings import load
 from proxy.store.usage import unpriced_models
@@ -55,7 +55,10 @@ def unpriced(
 ) -> None:
     """List the models that were used and whose price nobody knows: their cost is missing everywhere."""
     settings, database = open_store()
-    period = period_of(begin, end, Calendar.of(settings.limits.time_zone), now_ms())
+    try:
+        period = Period.of(begin, end, Calendar.of(settings.limits.time_zone), now_ms())
+    except WrongPeriod as error:
+        raise typer.BadParameter(str(error), param_hint=f"--{error.end}") from None
     with reading(database) as connection:
         found = unpriced_models(connection, period)
     if as_json:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated
 
 import typer
 
-from proxy.billing.prices import PriceBook
-from proxy.cli.instants import now_ms
-from proxy.cli.opening import open_store
+from proxy.admin import settlements
+from proxy.admin.settlements import SETTLEMENTS_MAX, ImportSettlements
+from proxy.cli.calling import call
 from proxy.cli.output import Json, complain, print_facts, print_json
-from proxy.store.database import begin
-from proxy.store.unrecorded import Unrecorded, Way, take_in, unrecorded_in
-
-_CHUNK_SETTLEMENTS = 500
+from proxy.store.unrecorded import line_of, unrecorded_in
 
 
 @dataclass(slots=True)
@@ -29,6 +24,7 @@ class _Tally:
 
 
 def import_events(
+    ctx: typer.Context,
     log: Annotated[
         typer.FileBinaryRead,
         typer.Argument(metavar="[FILE]", help="A log of the server's standard error; without one, standard input."),
@@ -40,13 +36,12 @@ def import_events(
     Other lines are passed over, and so is what comes before the JSON in a line. What the ledger knows already is
     counted and left alone, so that a log may be imported twice. The exit code is 1 where a line is damaged.
     """
-    settings, database = open_store()
-    prices = PriceBook.of(settings.prices.file)
     tally = _Tally()
-    with closing(database.connect()) as connection:
-        found = (_costed(one, prices) for one in _settlements(log, tally))
-        while chunk := [*islice(found, _CHUNK_SETTLEMENTS)]:
-            _take_in(connection, chunk, tally)
+    found = _settlements(log, tally)
+    while chunk := [*islice(found, SETTLEMENTS_MAX)]:
+        done = call(ctx, settlements.import_events, ImportSettlements(lines=chunk))
+        tally.imported += done.imported
+        tally.known += done.known
     if as_json:
         print_json({"imported": tally.imported, "known": tally.known, "bad": tally.bad})
     else:
@@ -55,7 +50,7 @@ def import_events(
         raise typer.Exit(1)
 
 
-def _settlements(log: Iterable[bytes], tally: _Tally) -> Iterator[Unrecorded]:
+def _settlements(log: Iterable[bytes], tally: _Tally) -> Iterator[str]:
     for number, line in enumerate(log, 1):
         try:
             found = unrecorded_in(line)
@@ -64,21 +59,4 @@ def _settlements(log: Iterable[bytes], tally: _Tally) -> Iterator[Unrecorded]:
             tally.bad += 1
         else:
             if found is not None:
-                yield found
-
-
-def _costed(one: Unrecorded, prices: PriceBook) -> Unrecorded:
-    """With its cost, where it comes from a version that knew of none. A background response has none yet."""
-    return one if one.way is Way.LATER else replace(one, settlement=prices.costed(one.settlement))
-
-
-def _take_in(connection: sqlite3.Connection, chunk: Iterable[Unrecorded], tally: _Tally) -> None:
-    imported = known = 0
-    with begin(connection):
-        for one in chunk:
-            if take_in(connection, one, now_ms()):
-                imported += 1
-            else:
-                known += 1
-    tally.imported += imported
-    tally.known += known
+                yield line_of(found)

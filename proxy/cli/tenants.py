@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from proxy.cli.instants import iso, iso_short, now_ms, parse_instant
-from proxy.cli.keys import key_json, print_keys
-from proxy.cli.limits import check_known_plan
+from proxy.admin import tenants
+from proxy.admin.keys import ListKeys, list_keys
+from proxy.admin.limits import TenantLimits, show_tenant_limits
+from proxy.admin.operation import Paged
+from proxy.admin.tenants import CreateTenant, OneTenant, Tenant, UpdateTenant, create_tenant, show_tenant, update_tenant
+from proxy.cli.calling import call, listed
+from proxy.cli.instants import iso_short, now_ms, parse_instant, short
+from proxy.cli.keys import print_keys
 from proxy.cli.opening import open_store, reading
 from proxy.cli.output import Json, print_facts, print_json, print_table, printable
-from proxy.cli.standings import print_standings, standing_json, standings
+from proxy.cli.standings import print_standings
 from proxy.declaration.write import written
 from proxy.limits import Calendar
-from proxy.model import Tenant, Window
-from proxy.store import tenants
-from proxy.store.declared import applied
-from proxy.store.limits import effective
+from proxy.model import Window
+from proxy.store import tenants as stored
 
 app = typer.Typer(help="Who is billed.", no_args_is_help=True)
 
@@ -28,6 +31,7 @@ _TenantId = Annotated[str, typer.Argument(metavar="ID", help="The tenant's id, w
 
 @app.command("create")
 def create(
+    ctx: typer.Context,
     tenant_id: _TenantId,
     name: Annotated[str, typer.Option(metavar="NAME", help="A name to show. The id, if left out.")] = "",
     upstream_key: Annotated[
@@ -37,29 +41,24 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Add a tenant."""
-    _, database = open_store()
-    with database.transaction() as connection:
-        if plan:
-            check_known_plan(connection, plan)
-        tenant = tenants.create_tenant(
-            connection, tenant_id, name=name, upstream_key=upstream_key, plan=plan, now_ms=now_ms()
-        )
-    _print_change(tenant, "created", as_json)
+    asked = CreateTenant(id=tenant_id, name=name, upstream_key=upstream_key, plan=plan)
+    _print_change(call(ctx, create_tenant, asked), "created", as_json)
 
 
 @app.command("list")
-def list_tenants(as_json: Json = False) -> None:
+def list_tenants(ctx: typer.Context, as_json: Json = False) -> None:
     """List the tenants."""
-    _, database = open_store()
-    with reading(database) as connection:
-        found = tenants.tenants(connection)
+    found = listed(ctx, tenants.list_tenants, Paged())
     if as_json:
-        print_json([_tenant_json(tenant) for tenant in found])
+        print_json([tenant.json_object() for tenant in found])
         return
     print_table(
         ("id", "name", "status", "created", "plan", "upstream key", "origin"),
         [
-            (one.id, one.name, one.status, iso_short(one.created_ms), one.plan, one.upstream_key or _SHARED, one.origin)
+            (
+                *(one.id, one.name, one.status, short(one.created_at), one.plan or ""),
+                *(one.upstream_key or _SHARED, one.origin),
+            )
             for one in found
         ],
         empty="There are no tenants. Add one: tollgate tenants create ID",
@@ -67,35 +66,31 @@ def list_tenants(as_json: Json = False) -> None:
 
 
 @app.command("show")
-def show(tenant_id: _TenantId, as_json: Json = False) -> None:
-    """Show a tenant, the limits that hold for it, and its keys."""
-    settings, database = open_store()
-    now, calendar = now_ms(), Calendar.of(settings.limits.time_zone)
-    with reading(database) as connection:
-        tenant = tenants.tenant(connection, tenant_id)
-        limits = standings(connection, effective(connection, tenant.id), calendar, now)
-        keys = tenants.keys(connection, tenant.id)
-        origin = f"declared in {applied(connection).file}" if tenant.origin == "declared" else tenant.origin
+def show(ctx: typer.Context, tenant_id: _TenantId, as_json: Json = False) -> None:
+    """Show a tenant, the limits that hold for it and where each comes from, and its keys with their own limits."""
+    tenant = call(ctx, show_tenant, OneTenant(tenant_id=tenant_id))
+    keys = listed(ctx, list_keys, ListKeys(tenant_id=tenant_id))
     if as_json:
-        lists = {"limits": [standing_json(one) for one in limits], "keys": [key_json(key, now) for key in keys]}
-        print_json(_tenant_json(tenant) | lists)
+        print_json(tenant.json_object() | {"keys": [key.json_object() for key in keys]})
         return
     print_facts(
         [
             ("id", tenant.id),
             ("name", tenant.name),
             ("status", tenant.status),
-            ("created", iso_short(tenant.created_ms)),
+            ("created", short(tenant.created_at)),
             ("upstream key", tenant.upstream_key or _SHARED),
             ("plan", tenant.plan or "none"),
-            ("periods since", iso_short(tenant.anchor_ms)),
-            ("origin", origin),
+            ("periods since", short(tenant.period_anchor)),
+            ("origin", f"declared in {tenant.declared_in}" if tenant.declared_in else tenant.origin),
         ]
     )
     typer.echo()
-    print_standings(limits, empty=f"It has no limits. Set one: tollgate limits set {tenant.id} tokens/month=10000")
+    print_standings(
+        tenant.limits, empty=f"It has no limits. Set one: tollgate limits set {tenant.id} tokens/month=10000"
+    )
     typer.echo()
-    print_keys(keys, now, empty=f"It has no keys. Make one: tollgate keys create {tenant.id}")
+    print_keys(keys, empty=f"It has no keys. Make one: tollgate keys create {tenant.id}")
 
 
 @app.command("export")
@@ -105,22 +100,21 @@ def export(
     """Print tenants, their plans and keys (hashes) as TOML, for the file that is to declare them."""
     _, database = open_store()
     with reading(database) as connection:
-        ids = tenant_ids or [one.id for one in tenants.tenants(connection)]
+        ids = tenant_ids or [one.id for one in stored.tenants(connection)]
         typer.echo(written(connection, ids), nl=False)
 
 
 @app.command("set-upstream-key")
 def set_upstream_key(
+    ctx: typer.Context,
     tenant_id: _TenantId,
     where: Annotated[str, typer.Argument(metavar="WHERE", help="env:NAME or file:/PATH; '' to share the service's.")],
     as_json: Json = False,
 ) -> None:
     """Say where a tenant's own upstream key is found, in force within a second. The key itself is stored nowhere."""
-    _, database = open_store()
-    with database.transaction() as connection:
-        tenant = tenants.set_upstream_key(connection, tenant_id, where)
+    tenant = call(ctx, update_tenant, UpdateTenant(tenant_id=tenant_id, upstream_key=where))
     if as_json:
-        print_json(_tenant_json(tenant))
+        print_json(tenant.json_object())
     else:
         key = f"the upstream key at {printable(where)}" if where else "the service's upstream key"
         typer.echo(f"Tenant {printable(tenant.id)} uses {key}.")
@@ -128,21 +122,19 @@ def set_upstream_key(
 
 @app.command("set-plan")
 def set_plan(
+    ctx: typer.Context,
     tenant_id: _TenantId,
     plan: Annotated[str, typer.Argument(metavar="PLAN", help="The plan's name; '' for none.")],
     as_json: Json = False,
 ) -> None:
     """Put a tenant on a plan, whose limits hold for it as well, in force within a second."""
-    _, database = open_store()
-    with database.transaction() as connection:
-        if plan:
-            check_known_plan(connection, plan)
-        tenant = tenants.set_plan(connection, tenant_id, plan)
+    tenant = call(ctx, update_tenant, UpdateTenant(tenant_id=tenant_id, plan=plan))
     _print_change(tenant, f"on plan {plan}" if plan else "on no plan", as_json)
 
 
 @app.command("set-period")
 def set_period(
+    ctx: typer.Context,
     tenant_id: _TenantId,
     when: Annotated[
         str,
@@ -153,56 +145,30 @@ def set_period(
     as_json: Json = False,
 ) -> None:
     """Say when a tenant's billing period begins; all others begin on the same day of their months."""
-    settings, database = open_store()
-    calendar = Calendar.of(settings.limits.time_zone)
-    try:
-        anchor_ms = parse_instant(when, calendar)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="WHEN") from None
-    with database.transaction() as connection:
-        tenant = tenants.set_anchor(connection, tenant_id, anchor_ms)
+    tenant = call(ctx, update_tenant, UpdateTenant(tenant_id=tenant_id, period_anchor=when))
     if as_json:
-        print_json(_tenant_json(tenant))
+        print_json(tenant.json_object())
         return
-    begins, ends = calendar.bounds(Window.PERIOD, now_ms(), tenant.anchor_ms)
+    calendar = Calendar.of(call(ctx, show_tenant_limits, TenantLimits(tenant_id=tenant_id)).time_zone)
+    begins, ends = calendar.bounds(Window.PERIOD, now_ms(), parse_instant(tenant.period_anchor))
     period = f"{iso_short(begins)} until {iso_short(ends)}"
     typer.echo(f"The current period of tenant {printable(tenant.id)} is from {period}.")
 
 
 @app.command("disable")
-def disable(tenant_id: _TenantId, as_json: Json = False) -> None:
+def disable(ctx: typer.Context, tenant_id: _TenantId, as_json: Json = False) -> None:
     """Refuse a tenant's requests (403), in force within a second."""
-    _set_active(tenant_id, as_json, active=False)
+    _print_change(call(ctx, update_tenant, UpdateTenant(tenant_id=tenant_id, status="disabled")), "disabled", as_json)
 
 
 @app.command("enable")
-def enable(tenant_id: _TenantId, as_json: Json = False) -> None:
+def enable(ctx: typer.Context, tenant_id: _TenantId, as_json: Json = False) -> None:
     """Let a disabled tenant in again."""
-    _set_active(tenant_id, as_json, active=True)
-
-
-def _set_active(tenant_id: str, as_json: bool, *, active: bool) -> None:
-    _, database = open_store()
-    with database.transaction() as connection:
-        tenant = tenants.set_active(connection, tenant_id, active=active)
-    _print_change(tenant, "enabled" if active else "disabled", as_json)
+    _print_change(call(ctx, update_tenant, UpdateTenant(tenant_id=tenant_id, status="active")), "enabled", as_json)
 
 
 def _print_change(tenant: Tenant, done: str, as_json: bool) -> None:
     if as_json:
-        print_json(_tenant_json(tenant))
+        print_json(tenant.json_object())
     else:
         typer.echo(f"Tenant {printable(tenant.id)} is {done}.")
-
-
-def _tenant_json(tenant: Tenant) -> dict[str, Any]:
-    return {
-        "id": tenant.id,
-        "name": tenant.name,
-        "status": tenant.status,
-        "created_at": iso(tenant.created_ms),
-        "upstream_key": tenant.upstream_key or None,
-        "plan": tenant.plan or None,
-        "period_anchor": iso(tenant.anchor_ms),
-        "origin": tenant.origin,
-    }

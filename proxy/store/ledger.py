@@ -117,10 +117,15 @@ def event(connection: sqlite3.Connection, event_id: str) -> Delivery | None:
 
 
 def newest(
-    connection: sqlite3.Connection, wanted: Wanted = EVERY, *, state: EventState | None = None, limit: int
+    connection: sqlite3.Connection,
+    wanted: Wanted = EVERY,
+    *,
+    state: EventState | None = None,
+    after: str = "",
+    limit: int,
 ) -> list[Delivery]:
-    """The newest events first."""
-    return [_delivery(row) for row in connection.execute(queries.EVENTS_NEWEST[state], (*wanted.row, limit))]
+    """The newest events first; with `after` those that were recorded before this one."""
+    return [_delivery(row) for row in connection.execute(queries.EVENTS_NEWEST[state], (*wanted.row, after, limit))]
 
 
 def settlement_of(row: Sequence[Any]) -> Settlement:

@@ -6,10 +6,10 @@ A page is one short transaction: a server that runs on the same file waits for n
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proxy.errors import StoreError
+from proxy.errors import NoSuch, StoreError
 from proxy.model import EventState
 from proxy.store import queries
 from proxy.store.ledger import EVERY, Wanted
@@ -20,6 +20,17 @@ PAGE_EVENTS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Between two pages: behind which row, and up to which one that was the ledger's last when the first page was read.
+
+    What dies later is not meant, and what dies again does not come twice.
+    """
+
+    after_seq: int
+    until_seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class Letter:
     """A dead (or discarded) event, and when its request arrived."""
 
@@ -27,17 +38,16 @@ class Letter:
     time_ms: int
 
 
-def pages(connection: sqlite3.Connection, wanted: Wanted = EVERY) -> Iterator[list[Letter]]:
-    """The dead letters that there are by now, oldest first. They may be moved as they come."""
-    (until_seq,) = connection.execute(queries.LAST_SEQ).fetchone()
-    after_seq = -1
-    while True:
-        parameters = (after_seq, until_seq, *wanted.row, PAGE_EVENTS)
-        rows = connection.execute(queries.DEAD_LETTERS, parameters).fetchall()
-        if not rows:
-            return
-        yield [Letter(event_id, time_ms) for _, event_id, time_ms in rows]
-        after_seq = rows[-1][0]
+def page(
+    connection: sqlite3.Connection, wanted: Wanted = EVERY, place: Place | None = None
+) -> tuple[list[Letter], Place | None]:
+    """Dead letters, oldest first, and where the next page begins, if there is one. They may be moved meanwhile."""
+    if place is None:
+        place = Place(-1, connection.execute(queries.LAST_SEQ).fetchone()[0])
+    parameters = (place.after_seq, place.until_seq, *wanted.row, PAGE_EVENTS)
+    rows = connection.execute(queries.DEAD_LETTERS, parameters).fetchall()
+    found = [Letter(event_id, time_ms) for _, event_id, time_ms in rows]
+    return found, Place(rows[-1][0], place.until_seq) if len(rows) == PAGE_EVENTS else None
 
 
 def named(connection: sqlite3.Connection, ids: Sequence[str], *states: EventState) -> dict[EventState, list[Letter]]:
@@ -46,7 +56,7 @@ def named(connection: sqlite3.Connection, ids: Sequence[str], *states: EventStat
     for event_id in dict.fromkeys(ids):
         row = connection.execute(queries.STATE_OF, (event_id,)).fetchone()
         if row is None:
-            raise StoreError(f"there is no event {event_id}")
+            raise NoSuch(f"there is no event {event_id}")
         state, time_ms = EventState(row[0]), row[1]
         if state not in found:
             raise StoreError(f"event {event_id} is {state}, and not {' or '.join(states)}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from proxy.errors import StoreError
+from proxy.errors import NoSuch, StoreError, WrongInput
 from proxy.limits import Written, check_filters
 from proxy.model import Counted, Limit, Unit, Window
 from proxy.store import queries
@@ -21,10 +22,22 @@ _PLAN = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 LIMITS_MAX = 100
 
 
+@dataclass(frozen=True, slots=True)
+class TopUp:
+    """A prepaid amount of a tenant's, and when it was added (unix ms)."""
+
+    id: str
+    tenant_id: str
+    unit: Unit
+    amount: int
+    time_ms: int
+    note: str
+
+
 def check_plan(name: str) -> str:
     """Raises `StoreError` for what cannot be a plan's name."""
     if not _PLAN.fullmatch(name):
-        raise StoreError(f"plan {name!r}: use 1 to 64 lower-case letters, digits and . _ -, no sign first")
+        raise WrongInput(f"plan {name!r}: use 1 to 64 lower-case letters, digits and . _ -, no sign first", "plan")
     return name
 
 
@@ -43,7 +56,7 @@ def set_limit(
     try:
         check_filters(written.unit, model, tokens)
     except ValueError as error:
-        raise StoreError(str(error)) from None
+        raise WrongInput(str(error), "kind" if tokens else "model") from None
     row = (kind, owner, written.unit, written.window, model, tokens, written.value, soft)
     connection.execute(queries.SET_LIMIT, row)
     if len(limits_of(connection, kind, owner)) > LIMITS_MAX:
@@ -65,7 +78,7 @@ def unset_limit(
     done = connection.execute(queries.UNSET_LIMIT, (kind, owner, unit, window, model, tokens))
     if not done.rowcount:
         name = Counted(kind, owner, unit, window, model, tokens).name
-        raise StoreError(f"{kind} {owner} has no limit {name}; `tollgate limits show` lists what it has")
+        raise NoSuch(f"{kind} {owner} has no limit {name}; `tollgate limits show` lists what it has")
 
 
 def limits_of(connection: sqlite3.Connection, kind: Owner, owner: str) -> list[Limit]:
@@ -76,6 +89,11 @@ def limits_of(connection: sqlite3.Connection, kind: Owner, owner: str) -> list[L
 def plans(connection: sqlite3.Connection) -> list[str]:
     """The plans that have limits."""
     return [name for (name,) in connection.execute(queries.PLANS)]
+
+
+def on_plans(connection: sqlite3.Connection) -> dict[str, int]:
+    """How many tenants are on each plan that any is on."""
+    return dict(connection.execute(queries.TENANTS_ON_PLANS))
 
 
 def effective(connection: sqlite3.Connection, tenant_id: str, key_id: str = "") -> tuple[Limit, ...]:
@@ -114,6 +132,18 @@ def top_up(
     if connection.execute(queries.TOP_UP, (top_up_id,)).fetchone() != (tenant_id, unit, amount):
         raise StoreError(f"top-up {top_up_id} was made already, of another amount or for another tenant")
     return False
+
+
+def has_top_up(connection: sqlite3.Connection, top_up_id: str) -> bool:
+    return connection.execute(queries.TOP_UP, (top_up_id,)).fetchone() is not None
+
+
+def top_ups(connection: sqlite3.Connection, tenant_id: str = "", *, after: str = "", limit: int = -1) -> list[TopUp]:
+    """The newest first, all or one tenant's; with `after` those that were made before this one."""
+    parameters = (tenant_id, tenant_id, after, limit)
+    return [
+        TopUp(one, of, Unit(unit), *rest) for one, of, unit, *rest in connection.execute(queries.TOP_UPS, parameters)
+    ]
 
 
 def _add_top_ups(connection: sqlite3.Connection, tenant_id: str, found: dict[Counted, Limit]) -> None:

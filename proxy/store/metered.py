@@ -6,11 +6,12 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from proxy.model import BUCKETS, Settlement, Units, Usage, UsageSource
+from proxy.model import BUCKETS, UNITS, Settlement, Units, Usage, UsageSource
 from proxy.store import queries
 from proxy.store.ledger import settlement_of
 
 _USAGE_TO = 4 + len(BUCKETS)
+_UNITS_TO = _USAGE_TO + len(UNITS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,8 @@ def hours(connection: sqlite3.Connection, subject: str, first: int, end: int) ->
     """The totals of the hours (unix hours) from `first` until `end`, which is not in it."""
     for row in connection.execute(queries.METERED_HOURS, (subject, first, end)):
         model, endpoint, source, requests = row[:4]
-        yield Totals(model, endpoint, UsageSource(source), requests, Usage(*row[4:_USAGE_TO]), Units(*row[_USAGE_TO:]))
+        usage, units = Usage(*row[4:_USAGE_TO]), Units(*row[_USAGE_TO:_UNITS_TO])
+        yield Totals(model, endpoint, UsageSource(source), requests, usage, units)
 
 
 def events(connection: sqlite3.Connection, subject: str, from_ms: int, to_ms: int) -> Iterator[Settlement]:

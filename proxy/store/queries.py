@@ -114,9 +114,13 @@ EVENT = f"SELECT {_DELIVERY_COLUMNS} FROM events WHERE id = ?"
 _WANTED = """
     (? = '' OR subject = ?) AND (? = '' OR instr(lower(error), lower(?))) AND +time_ms >= ? AND +time_ms < ?
 """
-# The newest events, all or those in one state. The state is written out: with a bound one no index of a state serves.
+# The newest events, all or those in one state, from before an event on where one is named. The state is written out:
+# with a bound one no index of a state serves.
 EVENTS_NEWEST: dict[EventState | None, str] = {
-    state: f"SELECT {_DELIVERY_COLUMNS} FROM events {where} {_WANTED} ORDER BY seq DESC LIMIT ?"
+    state: f"""
+        SELECT {_DELIVERY_COLUMNS} FROM events {where} {_WANTED}
+        AND seq < coalesce((SELECT seq FROM events WHERE id = ?), {2**63 - 1}) ORDER BY seq DESC LIMIT ?
+    """
     for state, where in (
         (None, "WHERE"),
         (EventState.PENDING, "INDEXED BY events_pending WHERE state = 'pending' AND"),
@@ -170,7 +174,8 @@ INSERT_TENANT = """
     INSERT INTO tenants (id, name, status, created_ms, upstream_key, plan) VALUES (?, ?, 'active', ?, ?, ?)
 """
 TENANT = f"SELECT {_TENANT_COLUMNS} FROM tenants WHERE id = ?"
-TENANTS = f"SELECT {_TENANT_COLUMNS} FROM tenants ORDER BY id"
+TENANTS = f"SELECT {_TENANT_COLUMNS} FROM tenants WHERE id > ? ORDER BY id LIMIT ?"
+TENANTS_ON_PLANS = "SELECT plan, count(*) FROM tenants WHERE plan != '' GROUP BY plan"
 TENANT_COUNT = "SELECT count(*) FROM tenants"
 SET_TENANT_STATUS = "UPDATE tenants SET status = ? WHERE id = ?"
 SET_UPSTREAM_KEY = "UPDATE tenants SET upstream_key = ? WHERE id = ?"
@@ -183,7 +188,14 @@ INSERT_KEY = """
 """
 _KEY_COLUMNS = f"id, tenant_id, name, hint, models, trusted, created_ms, expires_ms, revoked_ms, {_ORIGIN % 'key'}"
 KEY = f"SELECT {_KEY_COLUMNS} FROM keys WHERE id = ?"
-KEYS = f"SELECT {_KEY_COLUMNS} FROM keys WHERE ? = '' OR tenant_id = ? ORDER BY tenant_id, created_ms, id"
+# All keys, or one tenant's, behind the one that is named.
+KEYS = f"""
+    SELECT {_KEY_COLUMNS} FROM keys WHERE (? = '' OR tenant_id = ?) AND (tenant_id, created_ms, id) > (
+        coalesce((SELECT tenant_id FROM keys WHERE id = ?), ''),
+        coalesce((SELECT created_ms FROM keys WHERE id = ?), -1),
+        ?
+    ) ORDER BY tenant_id, created_ms, id LIMIT ?
+"""
 KEY_HASH = "SELECT hash FROM keys WHERE id = ?"
 REVOKE_KEY = "UPDATE keys SET revoked_ms = ? WHERE id = ? AND revoked_ms IS NULL"
 EXPIRE_KEY = "UPDATE keys SET expires_ms = ? WHERE id = ? AND (expires_ms IS NULL OR expires_ms > ?)"
@@ -215,6 +227,12 @@ INSERT_TOP_UP = """
     INSERT INTO top_ups (id, tenant_id, unit, amount, time_ms, note) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
 """
 TOP_UP = "SELECT tenant_id, unit, amount FROM top_ups WHERE id = ?"
+# Prepaid amounts, all or one tenant's, the newest first, from before one on where it is named.
+TOP_UPS = f"""
+    SELECT id, tenant_id, unit, amount, time_ms, note FROM top_ups
+    WHERE (? = '' OR tenant_id = ?) AND rowid < coalesce((SELECT rowid FROM top_ups WHERE id = ?), {2**63 - 1})
+    ORDER BY rowid DESC LIMIT ?
+"""
 # (In two parts, as all sums of what may be money.)
 TOP_UP_SUMS = """
     SELECT unit, sum(amount / 1000000), sum(amount % 1000000) FROM top_ups WHERE tenant_id = ? GROUP BY unit
@@ -298,6 +316,11 @@ DELETE_FOLLOWUP = "DELETE FROM followups WHERE id = ?"
 INSERT_OWNED = "INSERT INTO owned (id, subject, time_ms) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
 OWNER = "SELECT subject FROM owned WHERE id = ?"
 DELETE_OWNED = "DELETE FROM owned WHERE id = ?"
+
+# What the admin API has answered to requests with an Idempotency-Key: for a day.
+ANSWERED = "SELECT request, answer FROM answered WHERE key = ?"
+NOTE_ANSWERED = "INSERT INTO answered (key, request, answer, time_ms) VALUES (?, ?, ?, ?)"
+FORGET_ANSWERED = "DELETE FROM answered WHERE time_ms < ?"
 
 # A response to a request with an Idempotency-Key: seen for the first time, if a row was inserted.
 NOTE_IDEMPOTENT = "INSERT INTO idempotent (subject, response_id, time_ms) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"

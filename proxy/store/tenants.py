@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from proxy.errors import StoreError
+from proxy.errors import NoSuch, StoreError, WrongInput
 from proxy.model import SUBJECT_PATTERN, Key, Tenant
 from proxy.store import queries
 from proxy.store.declared import check_managed
@@ -38,7 +38,7 @@ def new_key_id() -> str:
 def check_secret(secret: str) -> None:
     """Raises `StoreError` for what cannot be a key that somebody brings along."""
     if not _KEY_PATTERN.fullmatch(secret):
-        raise StoreError("an imported key must be 8 to 256 printable ASCII characters without spaces")
+        raise WrongInput("an imported key must be 8 to 256 printable ASCII characters without spaces", "key")
 
 
 def create_tenant(
@@ -64,12 +64,13 @@ def tenant(connection: sqlite3.Connection, tenant_id: str) -> Tenant:
     """Raises `StoreError` where there is none."""
     row = connection.execute(queries.TENANT, (tenant_id,)).fetchone()
     if row is None:
-        raise StoreError(f"there is no tenant {tenant_id}")
+        raise NoSuch(f"there is no tenant {tenant_id}")
     return Tenant(*row)
 
 
-def tenants(connection: sqlite3.Connection) -> list[Tenant]:
-    return [Tenant(*row) for row in connection.execute(queries.TENANTS)]
+def tenants(connection: sqlite3.Connection, *, after: str = "", limit: int = -1) -> list[Tenant]:
+    """By their ids, those behind `after`, at most `limit` (-1: all)."""
+    return [Tenant(*row) for row in connection.execute(queries.TENANTS, (after, limit))]
 
 
 def has_tenants(connection: sqlite3.Connection) -> bool:
@@ -108,14 +109,16 @@ def set_anchor(connection: sqlite3.Connection, tenant_id: str, anchor_ms: int) -
 def check_tenant_id(tenant_id: str) -> None:
     """Raises `StoreError` for what cannot be a tenant's id."""
     if not SUBJECT_PATTERN.fullmatch(tenant_id):
-        raise StoreError(f"tenant id {tenant_id!r}: use 1 to 128 letters, digits and . _ : @ -, no sign first")
+        words = f"tenant id {tenant_id!r}: use 1 to 128 letters, digits and . _ : @ -, no sign first"
+        raise WrongInput(words, "id")
 
 
 def check_upstream_key(reference: str) -> None:
     """Raises `StoreError` for what does not say where an upstream key is found; empty is fine."""
     if reference and not _UPSTREAM_KEY_PATTERN.fullmatch(reference):
         # Without what was given: it may be the key itself.
-        raise StoreError("an upstream key is named by where it is found, env:NAME or file:/absolute/path, never stored")
+        words = "an upstream key is named by where it is found, env:NAME or file:/absolute/path, never stored"
+        raise WrongInput(words, "upstream_key")
 
 
 def create_key(
@@ -164,12 +167,14 @@ def key(connection: sqlite3.Connection, key_id: str) -> Key:
     """Raises `StoreError` where there is none."""
     row = connection.execute(queries.KEY, (key_id,)).fetchone()
     if row is None:
-        raise StoreError(f"there is no key {key_id}; `tollgate keys list` shows their ids")
+        raise NoSuch(f"there is no key {key_id}; `tollgate keys list` shows their ids")
     return _key(row)
 
 
-def keys(connection: sqlite3.Connection, tenant_id: str = "") -> list[Key]:
-    return [_key(row) for row in connection.execute(queries.KEYS, (tenant_id, tenant_id))]
+def keys(connection: sqlite3.Connection, tenant_id: str = "", *, after: str = "", limit: int = -1) -> list[Key]:
+    """By their tenants and their age, all or one tenant's: those behind the key `after`, at most `limit` (-1: all)."""
+    parameters = (tenant_id, tenant_id, after, after, after, limit)
+    return [_key(row) for row in connection.execute(queries.KEYS, parameters)]
 
 
 def keys_expiring(connection: sqlite3.Connection, now_ms: int, until_ms: int) -> list[Key]:

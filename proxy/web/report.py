@@ -29,6 +29,8 @@ COUNTS = (
     "audio_ms",
     "characters",
 )
+#: What is told of costs, as columns.
+COSTS = ("cost_usd", "priced_requests", "free_requests", "unpriced_requests", "unpriced_tokens")
 #: What spreadsheets take for the begin of a formula, the wide letters in some languages.
 _FORMULA = tuple("=+-@＝＋－＠")
 
@@ -88,16 +90,24 @@ def csv_text(
     key_names: Mapping[str, str] | None = None,
     *,
     line_end: str = "\n",
-    costs: bool = False,
 ) -> str:
     """One row a line, and where there are no groups the totals; the period stands in each."""
-    total = counts_json(report.total) | costs_json(report.total)
-    rows = lines_json(report, groups, key_names, costs=costs) if groups else [total]
-    counts = (*COUNTS, *(costs_json(report.total) if costs else ()))
+    rows = lines_json(report, groups, key_names) if groups else [counts_json(report.total)]
     fields = [group.field for group in groups]
     if key_names is not None and Group.KEY in groups:
         fields.insert(fields.index(Group.KEY.field) + 1, "key_name")
-    ends = (iso(period.from_ms), iso(period.to_ms))
+    return csv_of(rows, (iso(period.from_ms), iso(period.to_ms)), fields, line_end=line_end)
+
+
+def csv_of(
+    rows: Sequence[Mapping[str, Any]],
+    ends: tuple[str, str],
+    fields: Sequence[str],
+    counts: Sequence[str] = COUNTS,
+    *,
+    line_end: str = "\n",
+) -> str:
+    """Rows of JSON as CSV: the ends of their period, what they tell apart, and what is counted."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator=line_end)
     writer.writerow(["from", "to", *fields, *counts])

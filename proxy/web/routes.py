@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from proxy.errors import MethodNotAllowed, ProxyError, UnknownRoute, error_answer
@@ -18,15 +18,27 @@ from proxy.web.health import Readiness, healthz
 from proxy.web.metrics import Metrics
 from proxy.web.usage import Usage
 
+Page = Callable[[Request], Awaitable[Response]]
 
-def create_web(readiness: Readiness, metrics: Metrics, usage: Usage, agent: Mapping[str, ASGIApp]) -> Starlette:
-    """The application for everything but `/v1`; `agent` holds the agent endpoints by path."""
+
+def create_web(
+    readiness: Readiness,
+    metrics: Metrics,
+    usage: Usage,
+    agent: Mapping[str, ASGIApp],
+    admin: ASGIApp,
+    pages: Mapping[str, Page],
+) -> Starlette:
+    """The application for everything but `/v1`; `agent` and `pages` (which are only read) are by path."""
     routes = [
         Route("/healthz", healthz, methods=["GET"]),
         Route("/readyz", readiness.readyz, methods=["GET"]),
         Route("/metrics", metrics.metrics, methods=["GET"]),
         Route("/api/usage", usage.usage, methods=["GET"]),
         *(Route(path, endpoint) for path, endpoint in agent.items()),
+        Route("/admin", admin),
+        Mount("/admin", admin),
+        *(Route(path, page, methods=["GET"]) for path, page in pages.items()),
     ]
     web = Starlette(routes=routes, exception_handlers={HTTPException: _refuse_route, ProxyError: _refuse})
     web.router.redirect_slashes = False  # to whatever Host the client names

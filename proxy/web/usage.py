@@ -154,7 +154,7 @@ def read(request: Request, calendar: Calendar, now_ms: int) -> Asked:
         if name in given:
             raise InvalidRequest(f"'{name}' stands in your query twice. Give it once.", param=name)
         given[name] = value
-    begin, end = (_with_plus(given.get(name)) for name in ("from", "to"))
+    begin, end = (with_plus(given[name]) if name in given else None for name in ("from", "to"))
     try:
         period = Period.of(begin, end, calendar, now_ms)
     except WrongPeriod as error:
@@ -172,8 +172,9 @@ def read(request: Request, calendar: Calendar, now_ms: int) -> Asked:
     return Asked(period, groups, wanted == "csv" or (wanted is None and _prefers_csv(request)))
 
 
-def _with_plus(instant: str | None) -> str | None:
-    return None if instant is None else _LOST_PLUS.sub(r"\1+\2", instant)
+def with_plus(instant: str) -> str:
+    """An instant of a query, with the plus of its offset, where that was read as a space."""
+    return _LOST_PLUS.sub(r"\1+\2", instant)
 
 
 def _prefers_csv(request: Request) -> bool:

@@ -10,6 +10,9 @@ from tests.cli.conftest import Command, settlement
 from tests.delivery.ledger import event_of
 
 DELIVERED_MS = 1_776_076_201_456
+ALSO_ON_A_SERVER = True
+#: Its server would try for five seconds, at its end, to reach the sink that is none.
+ONLY_HERE = ("test_the_status_warns_before_the_receivers_windows_run_out",)
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from proxy.store import queries, tenants
 from tests.cli.conftest import Command, clean_environment
 
 DAY_MS = 86_400_000
+ALSO_ON_A_SERVER = True
+ONLY_HERE = ("test_as_a_process_the_json_is_all_there_is_on_standard_output",)
 
 
 @pytest.fixture(autouse=True)

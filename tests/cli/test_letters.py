@@ -22,6 +22,9 @@ from tests.streams import ASK
 
 NOW_MS = time.time_ns() // 1_000_000
 LATE = "are older than a day"
+ALSO_ON_A_SERVER = True
+#: A server's writer has no lock to share: `tests.admin.test_desk` shows what it does for others.
+ONLY_HERE = ("test_many_letters_are_moved_in_short_transactions_between_which_others_write",)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from proxy.store.limits import LIMITS_MAX, Owner
 from tests.cli.conftest import Command, settlement
 
 TOKENS_EACH = 247  # of `settlement`, 195 of them output
+ALSO_ON_A_SERVER = True
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +114,7 @@ def test_all_limits_of_a_call_are_set_or_none(tollgate: Command) -> None:
         (["top-up", "acme", "usd=0.00"], "'usd=0.00': more than 0"),
         (["top-up", "acme", "tokens=5", "--id", "a b"], "--id: use 1 to 128 printable ASCII characters"),
         (["top-up", "acme", "tokens=5", "--id", ""], "--id: use 1 to 128 printable ASCII characters"),
-        (["top-up", "acme", "tokens=5", "--note", "x" * 1_001], "--note: at most 1000 characters"),
+        (["top-up", "acme", "tokens=5", "--note", "x" * 1_001], "--note: String should have at most 1000 characters"),
     ],
 )
 def test_a_slip_is_told_in_one_line_and_changes_nothing(tollgate: Command, args: list[str], words: str) -> None:
@@ -267,6 +268,21 @@ def test_a_prepaid_amount_is_added_once_for_each_id(tollgate: Command) -> None:
     assert "of another amount or for another tenant" in tollgate.refused(*paid[:3], "tokens=1", "--id", "invoice/7")
     shown = tollgate.json("limits", "show", "acme")["limits"]
     assert [(one["limit"], one["value"]) for one in shown if one["origin"] == "prepaid"] == [("tokens/total", 50_000)]
+
+
+def test_prepaid_amounts_are_listed_newest_first(tollgate: Command) -> None:
+    assert "There are no top-ups" in tollgate.done("limits", "top-ups")
+    tollgate.done("tenants", "create", "other")
+    tollgate.done("limits", "top-up", "acme", "tokens=50_000", "--id", "invoice-7", "--note", "November")
+    tollgate.done("limits", "top-up", "other", "requests=5", "--id", "invoice-8")
+    listed = tollgate.json("limits", "top-ups")
+    assert [one["id"] for one in listed] == ["invoice-8", "invoice-7"]
+    (mine,) = tollgate.json("limits", "top-ups", "acme")
+    assert mine == listed[1]
+    assert (mine["unit"], mine["amount"], mine["note"]) == ("tokens", 50_000, "November")
+    ((name, tenant, unit, amount, _, note),) = rows(tollgate.done("limits", "top-ups", "acme"))
+    assert (name, tenant, unit, amount, note) == ("invoice-7", "acme", "tokens", "50,000", "November")
+    assert tollgate.refused("limits", "top-ups", "nobody") == "there is no tenant nobody"
 
 
 def test_a_prepaid_amount_without_an_id_gets_one_and_is_added_each_time(tollgate: Command) -> None:

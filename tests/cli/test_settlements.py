@@ -13,6 +13,8 @@ from proxy.store.unrecorded import Unrecorded, Way, line_of
 from tests.cli.conftest import Command, settlement
 from tests.store.samples import rollups, sums_of_events
 
+ALSO_ON_A_SERVER = True
+
 
 def line(event_id: str, way: Way = Way.PLAIN) -> str:
     return line_of(Unrecorded(settlement(event_id, response_id=f"resp_{event_id}"), way))

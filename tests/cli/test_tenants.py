@@ -11,6 +11,11 @@ from proxy.store import tenants
 from tests.cli.conftest import Command, clean_environment
 
 INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+ALSO_ON_A_SERVER = True
+ONLY_HERE = (
+    "test_as_a_process_it_prints_json_alone_and_errors_apart",
+    "test_arguments_that_are_not_utf_8_are_a_usage_error",
+)
 
 
 def stored_status(tollgate: Command, tenant_id: str) -> str:
@@ -101,6 +106,15 @@ def test_a_tenant_is_put_on_a_plan_and_shown_with_the_limits_that_hold_for_it(to
     assert tollgate.done("tenants", "set-plan", "acme", "") == "Tenant acme is on no plan.\n"
     assert tollgate.json("tenants", "list")[0]["plan"] is None
     assert len(tollgate.json("tenants", "show", "acme")["limits"]) == 1
+
+
+def test_a_tenant_s_keys_are_shown_with_the_limits_of_their_own(tollgate: Command) -> None:
+    tollgate.done("tenants", "create", "acme")
+    key_id = tollgate.json("keys", "create", "acme")["id"]
+    tollgate.done("limits", "set", "--key", key_id, "requests/day=5", "--soft")
+    (key,) = tollgate.json("tenants", "show", "acme")["keys"]
+    assert [(one["limit"], one["value"], one["origin"]) for one in key["limits"]] == [("requests/day", 5, "key")]
+    assert "requests/day 5 (soft)" in tollgate.done("tenants", "show", "acme")
 
 
 def test_a_plan_that_nobody_has_made_is_refused(tollgate: Command) -> None:

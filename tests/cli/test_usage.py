@@ -13,6 +13,7 @@ from tests.cli.conftest import Command, settlement
 
 NOW_MS = 1_776_076_200_123  # 2026-04-13T10:30:00.123Z
 APRIL = ("--from", "2026-04-01", "--to", "2026-05-01")
+ALSO_ON_A_SERVER = True
 
 
 def test_totals_are_told_per_tenant_model_endpoint_and_source(tollgate: Command) -> None:

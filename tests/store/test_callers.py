@@ -98,6 +98,17 @@ async def test_a_revocation_holds_within_half_a_second(
     assert await directory.find(key[1]) is None
 
 
+async def test_who_changes_something_here_has_it_hold_at_once(
+    connection: sqlite3.Connection, directory: Callers, key: tuple[str, bytes]
+) -> None:
+    key_id, key_hash = key
+    assert await directory.find(key_hash) is not None
+    tenants.revoke_key(connection, key_id, now_ms=NOW)
+    assert await directory.find(key_hash) is not None
+    directory.recheck()
+    assert await directory.find(key_hash) is None
+
+
 async def test_disabling_a_tenant_holds_within_half_a_second_and_so_does_enabling_it(
     connection: sqlite3.Connection, directory: Callers, clock: Clock, key: tuple[str, bytes]
 ) -> None:

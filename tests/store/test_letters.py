@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 
 import pytest
 
@@ -9,7 +10,8 @@ from proxy.limits import Calendar
 from proxy.model import EventState
 from proxy.store import ledger, letters, outbox
 from proxy.store.database import begin
-from proxy.store.ledger import Wanted, record
+from proxy.store.ledger import EVERY, Wanted, record
+from proxy.store.letters import Letter
 from proxy.store.usage import report
 from tests.running import EVER
 from tests.store.samples import TIME_MS, settlement, settlements
@@ -28,8 +30,17 @@ def dead(connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> sql
     return connection
 
 
+def pages(connection: sqlite3.Connection, wanted: Wanted = EVERY) -> Iterator[list[Letter]]:
+    """As who moves them asks for them."""
+    page, place = letters.page(connection, wanted)
+    yield page
+    while place is not None:
+        page, place = letters.page(connection, wanted, place)
+        yield page
+
+
 def found(connection: sqlite3.Connection, wanted: Wanted) -> str:
-    return "".join(letter.id.removeprefix("req_") for page in letters.pages(connection, wanted) for letter in page)
+    return "".join(letter.id.removeprefix("req_") for page in pages(connection, wanted) for letter in page)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +62,7 @@ def test_letters_come_in_the_order_of_their_commits_as_they_are_wanted(
 
 def test_every_letter_comes_once_though_they_are_moved_meanwhile_and_die_again(dead: sqlite3.Connection) -> None:
     seen = []
-    for page in letters.pages(dead):
+    for page in pages(dead):
         seen += [letter.id for letter in page]
         with begin(dead):
             assert letters.replay(dead, page) == len(page)
@@ -62,7 +73,7 @@ def test_every_letter_comes_once_though_they_are_moved_meanwhile_and_die_again(d
 
 
 def test_a_replayed_letter_is_pending_with_its_words_and_tries(dead: sqlite3.Connection) -> None:
-    (first, *_) = next(letters.pages(dead))
+    (first, *_) = next(pages(dead))
     assert letters.replay(dead, [first]) == 1
     assert letters.replay(dead, [first]) == 0, "it is not dead any more"
     delivery = ledger.event(dead, first.id)
@@ -72,7 +83,7 @@ def test_a_replayed_letter_is_pending_with_its_words_and_tries(dead: sqlite3.Con
 
 def test_a_discarded_letter_stays_with_its_reason_and_in_the_totals(dead: sqlite3.Connection) -> None:
     before = report(dead, EVER, Calendar())
-    page = next(letters.pages(dead))
+    page = next(pages(dead))
     assert letters.discard(dead, page, "a test tenant's \ud800" + "x" * 3_000) == 3
     delivery = ledger.event(dead, "req_0")
     assert delivery is not None
@@ -107,4 +118,4 @@ def test_an_event_that_is_not_there_to_be_moved_is_refused(
 def test_a_page_is_a_bounded_part(connection: sqlite3.Connection) -> None:
     record(connection, settlements(2_500))
     connection.execute("UPDATE events SET state = 'dead'")
-    assert [len(page) for page in letters.pages(connection)] == [1_000, 1_000, 500]
+    assert [len(page) for page in pages(connection)] == [1_000, 1_000, 500]

@@ -137,3 +137,15 @@ def test_an_owner_has_no_more_limits_than_the_bound(connection: sqlite3.Connecti
     with pytest.raises(StoreError, match=f"more than {LIMITS_MAX}"):
         set_limit(connection, "tenant", acme, DAY, model="one more")
     assert stored.check_plan("pro.v2") == "pro.v2"
+
+
+def test_top_ups_are_listed_newest_first_and_in_parts(connection: sqlite3.Connection, acme: str) -> None:
+    create_tenant(connection, "other", now_ms=NOW)
+    for number, tenant_id in enumerate((acme, "other", acme)):
+        top_up(connection, tenant_id, Unit.TOKENS, 5, top_up_id=f"t{number}", note=f"n{number}", now_ms=NOW)
+    newest, *rest = stored.top_ups(connection)
+    assert newest == stored.TopUp("t2", acme, Unit.TOKENS, 5, NOW, "n2")
+    assert [one.id for one in rest] == ["t1", "t0"]
+    assert [one.id for one in stored.top_ups(connection, after="t2", limit=1)] == ["t1"]
+    assert [one.id for one in stored.top_ups(connection, acme)] == ["t2", "t0"]
+    assert (stored.has_top_up(connection, "t0"), stored.has_top_up(connection, "t9")) == (True, False)

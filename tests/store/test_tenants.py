@@ -32,6 +32,18 @@ def test_a_tenant_is_as_it_was_made(connection: sqlite3.Connection, acme: Tenant
     assert [one.id for one in tenants.tenants(connection)] == ["Zed@x:y_z.1-2", "acme"]
 
 
+def test_tenants_and_keys_can_be_read_in_parts(connection: sqlite3.Connection) -> None:
+    for tenant_id in ("b", "a", "c"):
+        create_tenant(connection, tenant_id, now_ms=NOW)
+    assert [one.id for one in tenants.tenants(connection, after="a", limit=1)] == ["b"]
+    made = [create_key(connection, of, now_ms=NOW + at)[0].id for at, of in enumerate(("c", "a", "c", "a"))]
+    in_order = [made[1], made[3], made[0], made[2]]
+    assert [one.id for one in tenants.keys(connection)] == in_order
+    for at, after in enumerate(in_order):
+        assert [one.id for one in tenants.keys(connection, after=after)] == in_order[at + 1 :]
+    assert [one.id for one in tenants.keys(connection, "c", after=made[3], limit=1)] == [made[0]]
+
+
 def test_the_first_tenant_makes_a_difference(connection: sqlite3.Connection) -> None:
     assert not tenants.has_tenants(connection)
     create_tenant(connection, "a", now_ms=NOW)

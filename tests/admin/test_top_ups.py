@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+
+from proxy.limits import VALUE_MAX
+from tests.admin.asking import Operator
+
+
+def test_a_prepaid_amount_is_added_once_for_each_id(operator: Operator, tenant: str) -> None:
+    asked = {"unit": "tokens", "amount": 50_000, "id": f"invoice/{tenant}", "note": "November"}
+    first = operator.done("POST", f"/tenants/{tenant}/top-ups", 201, json=asked)
+    assert (first["added"], first["total"]["value"], first["total"]["origin"]) == (True, 50_000, "prepaid")
+    assert operator.done("POST", f"/tenants/{tenant}/top-ups", 201, json=asked) == first | {"added": False}
+    other = operator.refused("POST", f"/tenants/{tenant}/top-ups", 409, "refused", json=asked | {"amount": 1})
+    assert "of another amount or for another tenant" in other["detail"]
+    (listed,) = operator.all("/top-ups", 10, tenant_id=tenant)
+    assert listed.pop("created_at").endswith("Z")
+    assert listed == asked | {"tenant_id": tenant}
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"unit": "tokens", "amount": 0}, "amount"),
+        ({"unit": "tokens", "amount": VALUE_MAX + 1}, "amount"),
+        ({"unit": "tokens", "amount": 10**30}, "amount"),
+        ({"unit": "tokens", "amount": 1.5}, "amount"),
+        ({"unit": "inflight", "amount": 1}, "unit"),
+        ({"unit": "tokens", "amount": 1, "id": "a b"}, "id"),
+        ({"unit": "tokens", "amount": 1, "note": "x" * 1_001}, "note"),
+    ],
+)
+def test_an_amount_that_cannot_be_names_its_field(
+    operator: Operator, tenant: str, body: dict[str, object], field: str
+) -> None:
+    said = operator.refused("POST", f"/tenants/{tenant}/top-ups", 400, "wrong_input", json=body)
+    assert said["errors"][0]["field"] == field
+    assert operator.all("/top-ups", 10, tenant_id=tenant) == []
+
+
+def test_amounts_are_listed_newest_first_in_pages_that_nothing_moves(operator: Operator, tenant: str) -> None:
+    made = [
+        operator.done("POST", f"/tenants/{tenant}/top-ups", 201, json={"unit": "requests", "amount": 1})["id"]
+        for _ in range(5)
+    ]
+    page = operator.done("GET", "/top-ups", params={"limit": "2", "tenant_id": tenant})
+    assert [one["id"] for one in page["data"]] == [made[4], made[3]]
+    operator.done("POST", f"/tenants/{tenant}/top-ups", 201, json={"unit": "requests", "amount": 1})
+    after = {"limit": "2", "tenant_id": tenant, "after": page["next"]}
+    assert [one["id"] for one in operator.done("GET", "/top-ups", params=after)["data"]] == [made[2], made[1]]
+    assert operator.all("/top-ups", 2) == operator.all("/top-ups", 1_000)
+    assert operator.refused("GET", "/top-ups?after=nope", 400, "wrong_input")["errors"][0]["field"] == "after"
+    operator.refused("GET", "/top-ups?tenant_id=nobody", 404, "no_such")
+    operator.refused("POST", "/tenants/nobody/top-ups", 404, "no_such", json={"unit": "tokens", "amount": 1})
