@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import orjson
 
 from proxy.instants import iso
+from proxy.limits import shown
 from proxy.model import Counted, Key, Limit, Tenant
 from proxy.store import queries
 from proxy.store.declared import provenance
@@ -73,7 +74,7 @@ def _limits(limits: Iterable[Limit]) -> Iterator[str]:
 
 def _limit(one: Limit) -> str:
     counted = one.counted
-    text = _text(f"{Counted('', '', counted.unit, counted.window).name}={one.value}")
+    text = _text(f"{Counted('', '', counted.unit, counted.window).name}={shown(counted.unit, one.value)}")
     filters = [
         f"{name} = {_text(value)}" for name, value in (("model", counted.model), ("kind", counted.kind)) if value
     ]

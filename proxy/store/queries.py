@@ -166,9 +166,9 @@ HAS_USAGE = "SELECT 1 FROM rollups WHERE subject = ? LIMIT 1"
 KEY_NAMES = "SELECT id, name FROM keys WHERE tenant_id IN (?, (SELECT tenant_id FROM keys WHERE id = ?))"
 
 # Who changes it: managed by command, declared in a file, or declared once and withdrawn.
-_ORIGIN = "coalesce((SELECT state FROM declared WHERE owner_kind = '%s' AND owner = id), 'managed')"
+_ORIGIN = "coalesce((SELECT state FROM declared WHERE owner_kind = '{0}' AND owner = {0}s.id), 'managed')"
 _TENANT_COLUMNS = (
-    f"id, name, status, created_ms, upstream_key, plan, coalesce(anchor_ms, created_ms), {_ORIGIN % 'tenant'}"
+    f"id, name, status, created_ms, upstream_key, plan, coalesce(anchor_ms, created_ms), {_ORIGIN.format('tenant')}"
 )
 INSERT_TENANT = """
     INSERT INTO tenants (id, name, status, created_ms, upstream_key, plan) VALUES (?, ?, 'active', ?, ?, ?)
@@ -186,7 +186,10 @@ INSERT_KEY = """
     INSERT INTO keys (id, tenant_id, name, hash, hint, models, trusted, created_ms, expires_ms)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-_KEY_COLUMNS = f"id, tenant_id, name, hint, models, trusted, created_ms, expires_ms, revoked_ms, {_ORIGIN % 'key'}"
+_KEY_COLUMNS = f"""
+    keys.id, tenant_id, keys.name, hint, models, trusted, keys.created_ms, expires_ms, revoked_ms,
+    {_ORIGIN.format("key")}
+"""
 KEY = f"SELECT {_KEY_COLUMNS} FROM keys WHERE id = ?"
 # All keys, or one tenant's, behind the one that is named.
 KEYS = f"""
@@ -373,8 +376,7 @@ END_NOTING = "DELETE FROM noted"
 
 # Keys that are used up by time between two instants, of tenants that may use them.
 KEYS_EXPIRING = f"""
-    SELECT {", ".join(f"keys.{name}" for name in _KEY_COLUMNS.split(", "))}
-    FROM keys JOIN tenants ON tenants.id = keys.tenant_id
+    SELECT {_KEY_COLUMNS} FROM keys JOIN tenants ON tenants.id = keys.tenant_id
     WHERE keys.expires_ms > ? AND keys.expires_ms <= ? AND keys.revoked_ms IS NULL AND tenants.status = 'active'
     ORDER BY keys.expires_ms
 """

@@ -26,6 +26,7 @@ def test_what_is_adopted_so_stays_as_it_is(connection: sqlite3.Connection) -> No
     )
     create_tenant(connection, "a.b@c", name=NASTY, plan="starter", now_ms=NOW)
     set_limit(connection, "tenant", "a.b@c", Written.parse("inflight=3"))
+    set_limit(connection, "tenant", "a.b@c", Written.parse("usd/month=12.345678901"))
     set_anchor(connection, "a.b@c", 123_456)
     set_upstream_key(connection, "a.b@c", "env:KEY")
     made, _ = create_key(connection, "a.b@c", name=NASTY, models=["m", NASTY], trusted=True, expires_ms=5, now_ms=NOW)
