@@ -176,7 +176,7 @@ def test_without_a_url_nothing_is_noted_and_what_happened_then_is_not_told_later
             server.settlements(1)
             time.sleep(0.6)
             assert states(server.app.database) == []
-            assert httpx.get(f"{server.url}/readyz").json()["webhooks"] == {"state": "off"}
+            assert httpx.get(f"{server.url}/readyz").json()["webhooks"]["state"] == "off"
             with closing(server.app.database.connect()) as connection:
                 assert not notifications.is_on(connection)
         with Receiver() as receiver, tollgate(tmp_path, **up, **variables(receiver)) as server:
