@@ -45,6 +45,7 @@ class Declared:
         #: What is in force, and what another server has put in its place, by their digests.
         self._digest: str | None = None
         self._strange = ""
+        self._in_force_ms = 0
         self._said = ""
         #: Why the file is not in force as it stands, without naming anybody; empty while all is well.
         self.trouble = ""
@@ -106,23 +107,30 @@ class Declared:
         self.trouble = "the ledger cannot take what the file declares; the log says why"
         self._say(f"a change of {self.source.path} cannot be applied, and is tried again: {error}")
 
-    async def look_at_others(self, reader: Reader) -> None:
-        """Whether another server on this ledger has applied another file. Told at the second look in a row.
+    async def is_gone(self, reader: Reader) -> bool:
+        """Whether it is not in force any more, though it was: a backup has taken the ledger's place.
 
-        At the first one this server may be about to read the same.
+        Where another server has applied another file after this one, that is left as it is, and told at the second
+        look in a row: at the first one, this server may be about to read the same.
         """
         try:
             last = await reader.read(applied)
         except sqlite3.Error as error:
             log.debug("what is declared cannot be read: %s", error)  # the ledger's own trouble is told elsewhere
-            return
-        if self._digest is not None and last.digest == self._strange != self._digest:
+            return False
+        if self._digest in (None, last.digest):
+            return False
+        if last.applied_ms < self._in_force_ms:
+            log.warning("the ledger holds what was declared at another time, and %s is applied again", self.source.path)
+            return True
+        if last.digest == self._strange:
             log.warning(
                 "another server has applied %s at %s, in the place of %s here; they must be the same",
                 *(last.file, iso_short(last.applied_ms), self.source.path),
             )
             self._digest = last.digest
         self._strange = last.digest
+        return False
 
     def _read(self) -> tuple[Settings, Declaration]:
         settings, tables = read(self.source)
@@ -144,6 +152,7 @@ class Declared:
         self.results["applied" if found.rows else "unchanged"] += 1
         self.trouble = self._said = ""
         self._digest = declaration.digest if declaration.is_given else None
+        self._in_force_ms = self._now_ms()
         if found.warning:
             log.warning("%s", found.warning)
         if found.words or not is_first:

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 LOOK_S = 0.25
 #: How often it is tried again where the ledger could not take it.
 RETRY_S = 1.0
-#: How often it is looked whether another server has applied another file.
+#: How often it is looked whether what it declares is still in force.
 OTHERS_S = 10.0
 
 
@@ -73,7 +73,7 @@ class Reload:
             return await self._apply(stamp, commit, reader)
         if now >= self._others_at:
             self._others_at = now + OTHERS_S
-            await self.declared.look_at_others(reader)
+            self._is_asked |= await self.declared.is_gone(reader)
         return False
 
     async def _run(self, commit: GroupCommit, applied: Callable[[], None]) -> None:

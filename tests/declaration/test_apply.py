@@ -192,7 +192,7 @@ async def test_another_servers_other_file_is_noticed(
         apply(connection, WITH_SECOND, file="/other.toml")
     with caplog.at_level(logging.WARNING):
         for _ in range(4):
-            await declared.look_at_others(reader)
+            assert not await declared.is_gone(reader)
     (record,) = caplog.records
     assert record.getMessage().startswith(
         "another server has applied /other.toml at 1970-01-01T00:16:40Z, in the place"
@@ -207,8 +207,23 @@ async def test_the_same_file_elsewhere_is_no_reason_to_warn(
         apply(connection, ACME, file="/other.toml")
     with caplog.at_level(logging.WARNING):
         for _ in range(4):
-            await declared.look_at_others(reader)
+            assert not await declared.is_gone(reader)
     assert caplog.records == []
+
+
+async def test_where_a_backup_takes_the_ledgers_place_it_is_applied_again(
+    database: Database, declared: Declared, commit: GroupCommit, reader: Reader, tmp_path: Path
+) -> None:
+    backup = Database(f"sqlite:///{tmp_path}/backup.db")
+    backup.create()
+    declared.apply_first(database)
+    assert not await declared.is_gone(reader)
+    backup.path.replace(database.path)
+    assert await declared.is_gone(reader)
+    await until(lambda: not commit.trouble)
+    assert await applies(declared, commit, reader)
+    assert ids(database) == [("acme", "active")]
+    assert not await declared.is_gone(reader)
 
 
 def test_a_server_without_a_file_says_what_it_does_not_read(
