@@ -73,7 +73,8 @@ class Reload:
             return await self._apply(stamp, commit, reader)
         if now >= self._others_at:
             self._others_at = now + OTHERS_S
-            self._is_asked |= await self.declared.is_gone(reader)
+            if await self.declared.is_gone(reader):  # no |=, which forgets who asks meanwhile
+                self._is_asked = True
         return False
 
     async def _run(self, commit: GroupCommit, applied: Callable[[], None]) -> None:

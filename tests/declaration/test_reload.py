@@ -251,3 +251,23 @@ async def test_a_ledger_in_trouble_is_tried_again(database: Database, path: Path
     await commit.stop()
     await reader.stop()
     assert declared.trouble == ""
+
+
+@pytest.mark.anyio
+async def test_who_asks_while_something_else_is_looked_at_is_heard(
+    database: Database, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared = Declared(Source(path, {}), "UTC", lambda: 5)
+    declared.apply_first(database)
+    following = Reload(declared, database)
+    commit, reader = GroupCommit(database), Reader(database)
+
+    async def is_gone(_: Reader) -> bool:
+        following.soon()
+        return False
+
+    monkeypatch.setattr(declared, "is_gone", is_gone)
+    await following.look(commit, reader)
+    await following.look(commit, reader)
+    await reader.stop()
+    assert declared.results["unchanged"] == 1
