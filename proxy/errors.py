@@ -7,6 +7,7 @@ TollgateError
 ├── StoreError                  a command on tenants, keys or events cannot be carried out
 │   ├── NoSuch                  what it names is not there
 │   ├── WrongInput              what it is told cannot be; says in which field
+│   │   └── WrongFields         in several fields at once
 │   └── TooMuch                 a report has more rows, or takes more time, than it may
 ├── ServerError                 a server could not be asked to carry out a command (`--server`)
 ├── ProxyError                  answered to the client in OpenAI's error shape
@@ -98,6 +99,14 @@ class WrongInput(StoreError):
     def __init__(self, message: str, field: str) -> None:
         super().__init__(message)
         self.field = field
+
+
+class WrongFields(WrongInput):
+    """What is wrong with each field: `{"field": "models.0", "detail": …}`."""
+
+    def __init__(self, faults: list[dict[str, str]]) -> None:
+        super().__init__("; ".join(f"{one['field']}: {one['detail']}" for one in faults), faults[0]["field"])
+        self.faults = faults
 
 
 class TooMuch(StoreError):

@@ -10,6 +10,7 @@ import orjson
 import pytest
 import typer.main
 from prometheus_client.parser import text_string_to_metric_families
+from typer.core import TyperGroup
 
 from proxy.admin.operations import OPERATIONS
 from proxy.agent.endpoint import ENDPOINTS as AGENT_ENDPOINTS
@@ -36,8 +37,10 @@ ADMIN_ROUTES = sorted({one.path for one in OPERATIONS})
 def commands() -> list[str]:
     root = typer.main.get_command(cli)
     found = []
-    for name, command in root.commands.items():  # type: ignore[attr-defined] # a typer.Typer app is a group
-        inner = getattr(command, "commands", None)
+    assert isinstance(root, TyperGroup)
+    context = typer.Context(root)
+    for name in root.list_commands(context):
+        inner = getattr(root.get_command(context, name), "commands", None)
         found += [f"{name} {sub}" for sub in inner] if inner else [name]
     return found
 

@@ -11,8 +11,8 @@ from urllib.parse import parse_qsl
 from pydantic import ValidationError
 
 from proxy.admin.operation import Asked, Operation
-from proxy.admin.problem import WrongFields, faults_of
-from proxy.errors import WrongInput
+from proxy.admin.problem import faults_of
+from proxy.errors import WrongFields, WrongInput
 from proxy.web.usage import with_plus
 
 _NAME_SHOWN_MAX = 100

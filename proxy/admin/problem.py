@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from proxy.errors import Headers, NoSuch, ProxyError, StoreError, TooMuch, WrongInput
+from proxy.errors import Headers, NoSuch, ProxyError, StoreError, TooMuch, WrongFields, WrongInput
 
 CONTENT_TYPE = "application/problem+json"
 #: Where a problem's `type` is explained.
@@ -32,14 +32,6 @@ KINDS: dict[str, tuple[int, str]] = {
 }
 #: Of several faults, as many are told.
 _FAULTS_MAX = 10
-
-
-class WrongFields(WrongInput):
-    """Several fields may be wrong at once: each of `faults` is one, as `faults_of` tells them."""
-
-    def __init__(self, faults: list[dict[str, str]]) -> None:
-        super().__init__("; ".join(f"{one['field']}: {one['detail']}" for one in faults), faults[0]["field"])
-        self.faults = faults
 
 
 def problem(error: ProxyError | StoreError) -> tuple[int, Headers, bytes]:

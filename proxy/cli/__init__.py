@@ -6,6 +6,7 @@ line or the settings are wrong.
 
 from __future__ import annotations
 
+import importlib
 import sqlite3
 import sys
 from io import TextIOWrapper
@@ -13,25 +14,11 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
+from typer._click.core import Command, Context
 from typer.core import TyperGroup
 
 from proxy import __version__
 from proxy.admin.problem import faults_of
-from proxy.cli import (
-    backup,
-    billing,
-    config,
-    events,
-    explain,
-    keys,
-    limits,
-    prices,
-    reconcile,
-    serve,
-    tenants,
-    usage,
-    webhooks,
-)
 from proxy.cli.calling import Where
 from proxy.cli.output import complain
 from proxy.cli.remote import check_url
@@ -41,6 +28,23 @@ from proxy.store.database import RESTORE, is_damage
 
 _WRONG_INPUT = 2
 _SERVER = "--server"
+#: Where each command stands: a module of this package, and a function of it; or its group (`app`). Only the one that
+#: is called is loaded: a server needs no tables, and a short command starts in half the time.
+_COMMANDS = {
+    "serve": ("serve", "serve"),
+    "check-config": ("config", "check_config"),
+    "tenants": ("tenants", "app"),
+    "keys": ("keys", "app"),
+    "limits": ("limits", "app"),
+    "prices": ("prices", "app"),
+    "usage": ("usage", "show_usage"),
+    "events": ("events", "app"),
+    "webhooks": ("webhooks", "app"),
+    "explain": ("explain", "explain"),
+    "backup": ("backup", "backup"),
+    "reconcile": ("reconcile", "reconcile"),
+    "billing": ("billing", "app"),
+}
 #: Commands that a server can be asked for; the others are about this machine: its server, its settings, its files.
 _ANYWHERE = ("tenants", "keys", "limits", "usage", "events", "explain")
 #: How commands call the fields of operations that they name otherwise. Who gets one of these wrong has mistyped.
@@ -59,6 +63,10 @@ _HINTS = {
     "reason": "--reason",
     "to": "--to",
 }
+
+
+#: No decoration, and tracebacks as Python has them.
+_PLAIN: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
 
 
 class _Root(TyperGroup):
@@ -86,6 +94,16 @@ class _Root(TyperGroup):
             code = 1
         sys.exit(code or 0)
 
+    def list_commands(self, ctx: Context) -> list[str]:
+        return [*_COMMANDS]
+
+    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
+        if cmd_name in _COMMANDS and cmd_name not in self.commands:
+            module, name = _COMMANDS[cmd_name]
+            found = getattr(importlib.import_module(f"proxy.cli.{module}"), name)
+            self.commands[cmd_name] = _command(cmd_name, found)
+        return self.commands.get(cmd_name)
+
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         # Such bytes would reach SQLite and the terminal as lone surrogates, which neither takes.
         if any(not _is_text(arg) for arg in args):
@@ -93,14 +111,23 @@ class _Root(TyperGroup):
         return super().parse_args(ctx, _server_first(args))
 
 
+def _command(name: str, found: Any) -> Command:
+    """A group of commands, or a function as one."""
+    host = typer.Typer(**_PLAIN)
+    if isinstance(found, typer.Typer):
+        host.add_typer(found, name=name)
+    else:
+        host.command(name)(found)
+        host.callback()(lambda: None)  # with which it is a group, also of one command
+    return typer.main.get_group(host).commands[name]
+
+
 app = typer.Typer(
     name="tollgate",
     cls=_Root,
     help="Tollgate, an OpenAI-compatible reverse proxy that meters.",
-    add_completion=False,
     no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    **_PLAIN,
 )
 
 
@@ -133,21 +160,6 @@ def _root(
             raise typer.BadParameter(str(error), param_hint=_SERVER) from None
     where = ctx.obj = Where(server)
     ctx.call_on_close(where.close)
-
-
-app.command("serve")(serve.serve)
-app.command("check-config")(config.check_config)
-app.add_typer(tenants.app, name="tenants")
-app.add_typer(keys.app, name="keys")
-app.add_typer(limits.app, name="limits")
-app.add_typer(prices.app, name="prices")
-app.command("usage")(usage.show_usage)
-app.add_typer(events.app, name="events")
-app.add_typer(webhooks.app, name="webhooks")
-app.command("explain")(explain.explain)
-app.command("backup")(backup.backup)
-app.command("reconcile")(reconcile.reconcile)
-app.add_typer(billing.app, name="billing")
 
 
 def main() -> None:

@@ -5,8 +5,17 @@ import pytest
 from pydantic import ValidationError
 
 from proxy.admin.keys import CreateKey
-from proxy.admin.problem import KINDS, WrongFields, faults_of, problem
-from proxy.errors import BodyTooLarge, LedgerUnavailable, NoSuch, ProxyError, StoreError, TooMuch, WrongInput
+from proxy.admin.problem import KINDS, faults_of, problem
+from proxy.errors import (
+    BodyTooLarge,
+    LedgerUnavailable,
+    NoSuch,
+    ProxyError,
+    StoreError,
+    TooMuch,
+    WrongFields,
+    WrongInput,
+)
 
 
 @pytest.mark.parametrize(
