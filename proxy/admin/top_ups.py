@@ -6,7 +6,7 @@ import re
 import secrets
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from proxy.admin import standings
 from proxy.admin.limits import Standing
@@ -28,6 +28,12 @@ def _is_id(text: str) -> str:
     if not _ID.fullmatch(text):
         raise ValueError("use 1 to 128 printable ASCII characters without spaces")
     return text
+
+
+def _is_number(value: object) -> object:
+    if not isinstance(value, int | str) or isinstance(value, bool):
+        raise ValueError("must be a whole number, or a decimal string")
+    return value
 
 
 class TopUp(Answer):
@@ -56,7 +62,7 @@ class Added(Answer):
 class AddTopUp(Asked):
     tenant_id: str = Field(max_length=ID_CHARS_MAX)
     unit: Literal["tokens", "requests", "usd"]
-    amount: int | str
+    amount: Annotated[int | str, BeforeValidator(_is_number)]
     """More than 0; of `usd` also a decimal string such as `20.50`."""
     id: Annotated[str, AfterValidator(_is_id)] | None = Field(None, json_schema_extra={"pattern": _ID.pattern})
     """Such as the payment's. The same id again adds nothing. One is made if left out."""

@@ -8,7 +8,7 @@ from tests.admin.asking import Operator
 def test_a_tenant_is_created_shown_and_changed(operator: Operator) -> None:
     made = operator.done("POST", "/tenants", 201, json={"id": "acme", "name": "Acme [GmbH]"})
     assert (made["id"], made["name"], made["status"], made["plan"]) == ("acme", "Acme [GmbH]", "active", None)
-    assert operator.done("GET", "/tenants/acme") == made | {"limits": []}
+    assert operator.done("GET", "/tenants/acme") == made | {"limits": [], "declared_in": None}
     changed = operator.done("PATCH", "/tenants/acme", json={"status": "disabled", "period_anchor": "2026-11-15"})
     assert changed == made | {"status": "disabled", "period_anchor": "2026-11-15T00:00:00.000Z"}
     assert operator.done("PATCH", "/tenants/acme", json={}) == changed

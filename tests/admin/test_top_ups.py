@@ -25,6 +25,11 @@ def test_a_prepaid_amount_is_added_once_for_each_id(operator: Operator, tenant: 
         ({"unit": "tokens", "amount": VALUE_MAX + 1}, "amount"),
         ({"unit": "tokens", "amount": 10**30}, "amount"),
         ({"unit": "tokens", "amount": 1.5}, "amount"),
+        ({"unit": "tokens", "amount": "1.5"}, "amount"),
+        ({"unit": "tokens", "amount": True}, "amount"),
+        ({"unit": "usd", "amount": 1.5}, "amount"),
+        ({"unit": "usd", "amount": "1.0000000000001"}, "amount"),
+        ({"unit": "usd", "amount": "-1"}, "amount"),
         ({"unit": "inflight", "amount": 1}, "unit"),
         ({"unit": "tokens", "amount": 1, "id": "a b"}, "id"),
         ({"unit": "tokens", "amount": 1, "note": "x" * 1_001}, "note"),
@@ -52,3 +57,10 @@ def test_amounts_are_listed_newest_first_in_pages_that_nothing_moves(operator: O
     assert operator.refused("GET", "/top-ups?after=nope", 400, "wrong_input")["errors"][0]["field"] == "after"
     operator.refused("GET", "/top-ups?tenant_id=nobody", 404, "no_such")
     operator.refused("POST", "/tenants/nobody/top-ups", 404, "no_such", json={"unit": "tokens", "amount": 1})
+
+
+def test_money_is_added_and_listed_in_dollars(operator: Operator, tenant: str) -> None:
+    body = {"unit": "usd", "amount": "20.50", "id": "pay_1"}
+    done = operator.done("POST", f"/tenants/{tenant}/top-ups", 201, json=body)
+    assert (done["amount"], done["total"]["value"], done["total"]["remaining"]) == ("20.5", "20.5", "20.5")
+    assert [one["amount"] for one in operator.all("/top-ups", 10, tenant_id=tenant)] == ["20.5"]

@@ -70,7 +70,9 @@ def test_the_newest_events_are_read_backwards(ledger: sqlite3.Connection) -> Non
 
 
 def test_a_page_of_tenants_keys_and_top_ups_begins_where_the_last_one_ended(ledger: sqlite3.Connection) -> None:
-    assert plan(ledger, queries.TENANTS) == "SEARCH tenants USING INDEX sqlite_autoindex_tenants_1 (id>?)"
+    found = plan(ledger, queries.TENANTS)
+    assert found.startswith("SEARCH tenants USING INDEX sqlite_autoindex_tenants_1 (id>?)")
+    assert "TEMP B-TREE" not in found
     assert "SEARCH keys USING INDEX keys_by_tenant (tenant_id>?)" in plan(ledger, queries.KEYS)
     assert plan(ledger, queries.TOP_UPS).startswith("SEARCH top_ups USING INTEGER PRIMARY KEY (rowid<?)")
 
