@@ -18,15 +18,15 @@ import orjson
 
 from proxy.declaration.document import Declaration, KeyTable, LimitTable, Location, PlanTable, TenantTable
 from proxy.instants import iso_short
-from proxy.store import queries
+from proxy.store import accounts
 from proxy.store.declared import applied
 from proxy.store.limits import Owner, plans
 from proxy.store.tenants import new_key_id
 
 #: The statements in the order in which they are written: keys need their tenants.
 _ORDER = (
-    *(queries.DECLARE_TENANT, queries.SET_TENANT_STATUS, queries.DECLARE_KEY, queries.REVOKE_KEY),
-    *(queries.UNSET_LIMIT, queries.SET_LIMIT, queries.SET_DECLARED, queries.SET_DECLARATION),
+    *(accounts.DECLARE_TENANT, accounts.SET_TENANT_STATUS, accounts.DECLARE_KEY, accounts.REVOKE_KEY),
+    *(accounts.UNSET_LIMIT, accounts.SET_LIMIT, accounts.SET_DECLARED, accounts.SET_DECLARATION),
 )
 _ADOPT = "or write adopt = true here"
 
@@ -74,7 +74,7 @@ def changes(connection: sqlite3.Connection, declaration: Declaration, file: str,
         words = "is empty; to withdraw all that it declared, leave an empty table in it: [tenants]"
         raise declaration.wrong((), words)
     if found.rows or (last.file, last.digest) != (file, declaration.digest):
-        found.rows[queries.SET_DECLARATION] = [(file, declaration.digest, now_ms)]
+        found.rows[accounts.SET_DECLARATION] = [(file, declaration.digest, now_ms)]
     return Changes(revision, found.rows, _told(found.counts), warning)
 
 
@@ -85,11 +85,11 @@ class _Comparison:
         self._connection = connection
         self._declaration = declaration
         self._now_ms = now_ms
-        self._plans: dict[str, str] = dict(connection.execute(queries.DECLARED_PLANS))
-        self._tenants: dict[str, Row] = {row[0]: row for row in connection.execute(queries.DECLARED_TENANTS)}
-        self._keys: dict[str, Row] = {row[0].hex(): row for row in connection.execute(queries.DECLARED_KEYS)}
+        self._plans: dict[str, str] = dict(connection.execute(accounts.DECLARED_PLANS))
+        self._tenants: dict[str, Row] = {row[0]: row for row in connection.execute(accounts.DECLARED_TENANTS)}
+        self._keys: dict[str, Row] = {row[0].hex(): row for row in connection.execute(accounts.DECLARED_KEYS)}
         self._limits: dict[tuple[str, str], dict[Row, Row]] = {}
-        for kind, owner, *limit in connection.execute(queries.DECLARED_LIMITS):
+        for kind, owner, *limit in connection.execute(accounts.DECLARED_LIMITS):
             self._limits.setdefault((kind, owner), {})[tuple(limit[:4])] = tuple(limit[4:])
         self.rows: dict[str, list[Row]] = {}
         self.counts: Counter[tuple[str, str]] = Counter()
@@ -110,7 +110,7 @@ class _Comparison:
         self._mark("plan", name, state, is_changed)
 
     def _compare_tenant(self, tenant_id: str, tenant: TenantTable) -> None:
-        found = self._tenants.get(tenant_id) or self._one(queries.UNDECLARED_TENANT, tenant_id)
+        found = self._tenants.get(tenant_id) or self._one(accounts.UNDECLARED_TENANT, tenant_id)
         state = found[-1] if found else ""
         if found and not state and not tenant.adopt:
             words = f"there is a tenant {tenant_id} already, made by command; choose another id, {_ADOPT}"
@@ -120,14 +120,14 @@ class _Comparison:
         wanted = (tenant_id, tenant.name or tenant_id, status, tenant.upstream_key, tenant.plan, tenant.period_anchor)
         is_changed = found is None or found[:-1] != wanted
         if is_changed:
-            self._add(queries.DECLARE_TENANT, (*wanted, self._now_ms))
+            self._add(accounts.DECLARE_TENANT, (*wanted, self._now_ms))
         is_changed |= self._compare_limits("tenant", tenant_id, tenant.limits, is_known=bool(state))
         self._mark("tenant", tenant_id, state, is_changed)
         for at, key in enumerate(tenant.keys):
             self._compare_key(key, tenant_id, ("tenants", tenant_id, "keys", at))
         if found and not state:
             kept = {key.sha256 for key in tenant.keys}
-            rows = self._connection.execute(queries.UNDECLARED_KEYS_OF, (tenant_id,))
+            rows = self._connection.execute(accounts.UNDECLARED_KEYS_OF, (tenant_id,))
             self._revoke([row for row in rows if row[0].hex() not in kept])
 
     def _check_plan(self, tenant_id: str, plan: str, before: str) -> None:
@@ -144,7 +144,7 @@ class _Comparison:
 
     def _compare_key(self, key: KeyTable, tenant_id: str, location: Location) -> None:
         hashed = bytes.fromhex(key.sha256)
-        found = self._keys.get(key.sha256) or self._one(queries.UNDECLARED_KEY, hashed)
+        found = self._keys.get(key.sha256) or self._one(accounts.UNDECLARED_KEY, hashed)
         state = found[-1] if found else ""
         if found:
             self._check_key(found, tenant_id, location)
@@ -153,7 +153,7 @@ class _Comparison:
         wanted = (hashed, key_id, tenant_id, key.name, models, int(key.trusted), key.expires)
         is_changed = found is None or found[:-1] != (*wanted, None)
         if is_changed:
-            self._add(queries.DECLARE_KEY, (*wanted, self._now_ms))
+            self._add(accounts.DECLARE_KEY, (*wanted, self._now_ms))
         is_changed |= self._compare_limits("key", key_id, key.limits, is_known=bool(state) or not found)
         self._mark("key", key_id, state, is_changed)
 
@@ -177,15 +177,15 @@ class _Comparison:
             if found.get(name) != (one.limit.value, int(one.soft))
         ]
         for name in gone:
-            self._add(queries.UNSET_LIMIT, (kind, owner, *name))
+            self._add(accounts.UNSET_LIMIT, (kind, owner, *name))
         for row in changed:
-            self._add(queries.SET_LIMIT, row)
+            self._add(accounts.SET_LIMIT, row)
         return bool(gone or changed)
 
     def _limits_of(self, kind: Owner, owner: str, *, is_known: bool) -> dict[Row, Row]:
         if is_known:
             return self._limits.get((kind, owner), {})
-        rows = self._connection.execute(queries.LIMITS_OF, (kind, owner))
+        rows = self._connection.execute(accounts.LIMITS_OF, (kind, owner))
         return {tuple(limit[:4]): tuple(limit[4:]) for _, _, *limit in rows}
 
     def _withdraw(self) -> None:
@@ -195,7 +195,7 @@ class _Comparison:
                 self._mark_withdrawn("plan", name)
         for tenant_id, *_, state in self._tenants.values():
             if state == "declared" and tenant_id not in declaration.tenants:
-                self._add(queries.SET_TENANT_STATUS, ("disabled", tenant_id))
+                self._add(accounts.SET_TENANT_STATUS, ("disabled", tenant_id))
                 self._mark_withdrawn("tenant", tenant_id)
         kept = {key.sha256 for tenant in declaration.tenants.values() for key in tenant.keys}
         self._revoke([row for hashed, row in self._keys.items() if row[-1] == "declared" and hashed not in kept])
@@ -203,18 +203,18 @@ class _Comparison:
     def _revoke(self, keys: Iterable[Row]) -> None:
         for _, key_id, _, _, _, _, _, revoked_ms, _ in keys:
             if revoked_ms is None:
-                self._add(queries.REVOKE_KEY, (self._now_ms, key_id))
+                self._add(accounts.REVOKE_KEY, (self._now_ms, key_id))
                 self._mark_withdrawn("key", key_id)
 
     def _mark(self, kind: str, owner: str, state: str, is_changed: bool) -> None:
         if state != "declared":
-            self._add(queries.SET_DECLARED, (kind, owner, "declared"))
+            self._add(accounts.SET_DECLARED, (kind, owner, "declared"))
             self.counts[kind, "added"] += 1
         elif is_changed:
             self.counts[kind, "changed"] += 1
 
     def _mark_withdrawn(self, kind: str, owner: str) -> None:
-        self._add(queries.SET_DECLARED, (kind, owner, "withdrawn"))
+        self._add(accounts.SET_DECLARED, (kind, owner, "withdrawn"))
         self.counts[kind, "withdrawn"] += 1
 
     def _add(self, sql: str, row: Row) -> None:
@@ -231,5 +231,5 @@ def _told(counts: Counter[tuple[str, str]]) -> str:
 
 
 def _revision(connection: sqlite3.Connection) -> int:
-    number: int = connection.execute(queries.REVISION).fetchone()[0]
+    number: int = connection.execute(accounts.REVISION).fetchone()[0]
     return number

@@ -11,7 +11,7 @@ import orjson
 from proxy.instants import iso
 from proxy.limits import shown
 from proxy.model import Counted, Key, Limit, Tenant
-from proxy.store import queries
+from proxy.store import accounts
 from proxy.store.declared import provenance
 from proxy.store.limits import limits_of
 from proxy.store.tenants import keys, tenant
@@ -54,7 +54,7 @@ def _tenant(one: Tenant) -> Iterator[str]:
 
 
 def _key(connection: sqlite3.Connection, key: Key) -> Iterator[str]:
-    (hashed,) = connection.execute(queries.KEY_HASH, (key.id,)).fetchone()
+    (hashed,) = connection.execute(accounts.KEY_HASH, (key.id,)).fetchone()
     yield f'sha256 = "{hashed.hex()}"'
     if key.name:
         yield f"name = {_text(key.name)}"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import sqlite3
 
 from proxy.errors import StoreError
-from proxy.store import queries
+from proxy.store import accounts
 
 _DAY_MS = 86_400_000
 
 
 def answered(connection: sqlite3.Connection, key: str, request: bytes) -> str | None:
     """What was answered to this request, if it was made before. Raises `StoreError` where the key stood for another."""
-    row = connection.execute(queries.ANSWERED, (key,)).fetchone()
+    row = connection.execute(accounts.ANSWERED, (key,)).fetchone()
     if row is None:
         return None
     if row[0] != request:
@@ -23,5 +23,5 @@ def answered(connection: sqlite3.Connection, key: str, request: bytes) -> str | 
 
 def note(connection: sqlite3.Connection, key: str, request: bytes, answer: str, now_ms: int) -> None:
     """Remember it, and forget what is older than a day."""
-    connection.execute(queries.FORGET_ANSWERED, (now_ms - _DAY_MS,))
-    connection.execute(queries.NOTE_ANSWERED, (key, request, answer, now_ms))
+    connection.execute(accounts.FORGET_ANSWERED, (now_ms - _DAY_MS,))
+    connection.execute(accounts.NOTE_ANSWERED, (key, request, answer, now_ms))

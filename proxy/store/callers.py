@@ -15,7 +15,7 @@ import orjson
 
 from proxy.errors import LedgerUnavailable
 from proxy.model import Caller, Limit, Tenant
-from proxy.store import queries
+from proxy.store import accounts
 from proxy.store.database import Database, Link
 from proxy.store.limits import effective
 
@@ -52,7 +52,7 @@ class Callers:
     async def tenant(self, tenant_id: str) -> Tenant | None:
         """The tenant of this id, if there is one. Raises `LedgerUnavailable`."""
         with self._guarded():
-            row = self._link.connection().execute(queries.TENANT, (tenant_id,)).fetchone()
+            row = self._link.connection().execute(accounts.TENANT, (tenant_id,)).fetchone()
         return None if row is None else Tenant(*row)
 
     async def limits(self, tenant_id: str, key_id: str) -> tuple[Limit, ...]:
@@ -86,7 +86,7 @@ class Callers:
     def _check_revision(self) -> None:
         checked_at = self._monotonic()
         connection = self._link.connection()
-        (revision,) = connection.execute(queries.REVISION).fetchone()
+        (revision,) = connection.execute(accounts.REVISION).fetchone()
         if self._seen != (connection, revision):
             self._remembered.clear()
             self._limits.clear()
@@ -94,7 +94,7 @@ class Callers:
         self._checked_at = checked_at
 
     def _look_up(self, key_hash: bytes) -> Caller | None:
-        row = self._link.connection().execute(queries.CALLER, (key_hash,)).fetchone()
+        row = self._link.connection().execute(accounts.CALLER, (key_hash,)).fetchone()
         if row is None or not compare_digest(row[-1], key_hash):
             return None
         key_id, tenant_id, status, models, trusted, expires_ms, upstream_key, _ = row

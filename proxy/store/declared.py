@@ -8,7 +8,7 @@ from typing import Literal
 
 from proxy.errors import StoreError
 from proxy.model import Provenance
-from proxy.store import queries
+from proxy.store import accounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +21,12 @@ class Applied:
 
 
 def applied(connection: sqlite3.Connection) -> Applied:
-    return Applied(*connection.execute(queries.DECLARATION).fetchone())
+    return Applied(*connection.execute(accounts.DECLARATION).fetchone())
 
 
 def provenance(connection: sqlite3.Connection, kind: Literal["plan", "tenant", "key"], owner: str) -> Provenance:
     """Who changes it. What is unknown is managed."""
-    row = connection.execute(queries.DECLARED_STATE, (kind, owner)).fetchone()
+    row = connection.execute(accounts.DECLARED_STATE, (kind, owner)).fetchone()
     state: Provenance = "managed" if row is None else row[0]
     return state
 
@@ -47,6 +47,6 @@ def check_managed(
         case "declared":
             raise StoreError(f"{what or f'{kind} {owner}'} is declared in {applied(connection).file}: {fix}")
         case "withdrawn":
-            connection.execute(queries.FORGET_DECLARED, (kind, owner))
+            connection.execute(accounts.FORGET_DECLARED, (kind, owner))
             if kind == "tenant":
-                connection.execute(queries.FORGET_DECLARED_KEYS, (owner,))
+                connection.execute(accounts.FORGET_DECLARED_KEYS, (owner,))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from proxy.errors import NoSuch, StoreError, WrongInput
 from proxy.limits import Written, check_filters
 from proxy.model import Counted, Limit, Unit, Window
-from proxy.store import queries
+from proxy.store import accounts
 from proxy.store.declared import check_managed
 from proxy.store.tenants import key, tenant
 
@@ -58,7 +58,7 @@ def set_limit(
     except ValueError as error:
         raise WrongInput(str(error), "kind" if tokens else "model") from None
     row = (kind, owner, written.unit, written.window, model, tokens, written.value, soft)
-    connection.execute(queries.SET_LIMIT, row)
+    connection.execute(accounts.SET_LIMIT, row)
     if len(limits_of(connection, kind, owner)) > LIMITS_MAX:
         raise StoreError(f"{kind} {owner} would have more than {LIMITS_MAX} limits")
 
@@ -75,7 +75,7 @@ def unset_limit(
 ) -> None:
     """Raises `StoreError` where there is no such limit."""
     _check_managed(connection, kind, owner)
-    done = connection.execute(queries.UNSET_LIMIT, (kind, owner, unit, window, model, tokens))
+    done = connection.execute(accounts.UNSET_LIMIT, (kind, owner, unit, window, model, tokens))
     if not done.rowcount:
         name = Counted(kind, owner, unit, window, model, tokens).name
         raise NoSuch(f"{kind} {owner} has no limit {name}; `tollgate limits show` lists what it has")
@@ -83,17 +83,17 @@ def unset_limit(
 
 def limits_of(connection: sqlite3.Connection, kind: Owner, owner: str) -> list[Limit]:
     """What is set for one owner itself."""
-    return [_limit(row, scope="tenant", owner=owner) for row in connection.execute(queries.LIMITS_OF, (kind, owner))]
+    return [_limit(row, scope="tenant", owner=owner) for row in connection.execute(accounts.LIMITS_OF, (kind, owner))]
 
 
 def plans(connection: sqlite3.Connection) -> list[str]:
     """The plans that have limits."""
-    return [name for (name,) in connection.execute(queries.PLANS)]
+    return [name for (name,) in connection.execute(accounts.PLANS)]
 
 
 def on_plans(connection: sqlite3.Connection) -> dict[str, int]:
     """How many tenants are on each plan that any is on."""
-    return dict(connection.execute(queries.TENANTS_ON_PLANS))
+    return dict(connection.execute(accounts.TENANTS_ON_PLANS))
 
 
 def effective(connection: sqlite3.Connection, tenant_id: str, key_id: str = "") -> tuple[Limit, ...]:
@@ -102,16 +102,16 @@ def effective(connection: sqlite3.Connection, tenant_id: str, key_id: str = "") 
     What is set for the tenant takes the place of its plan's, where they count the same. Prepaid amounts are added to
     what it may use in all. A subject that is no tenant has none of its own.
     """
-    row = connection.execute(queries.TENANT, (tenant_id,)).fetchone()
+    row = connection.execute(accounts.TENANT, (tenant_id,)).fetchone()
     found: dict[Counted, Limit] = {}
     if row is not None:
         *_, plan, anchor_ms, _ = row
         for kind, owner in (("plan", plan), ("tenant", tenant_id)):
-            for one in connection.execute(queries.LIMITS_OF, (kind, owner)) if owner else ():
+            for one in connection.execute(accounts.LIMITS_OF, (kind, owner)) if owner else ():
                 limit = _limit(one, scope="tenant", owner=tenant_id, anchor_ms=anchor_ms)
                 found[limit.counted] = limit
         _add_top_ups(connection, tenant_id, found)
-    for one in connection.execute(queries.LIMITS_OF, ("key", key_id)) if key_id else ():
+    for one in connection.execute(accounts.LIMITS_OF, ("key", key_id)) if key_id else ():
         anchor_ms = tenant(connection, key(connection, key_id).tenant_id).anchor_ms  # whoever it acts for
         limit = _limit(one, scope="key", owner=key_id, anchor_ms=anchor_ms)
         found[limit.counted] = limit
@@ -127,27 +127,27 @@ def top_up(
     """
     tenant(connection, tenant_id)
     row = (top_up_id, tenant_id, unit, amount, now_ms, note)
-    if connection.execute(queries.INSERT_TOP_UP, row).rowcount:
+    if connection.execute(accounts.INSERT_TOP_UP, row).rowcount:
         return True
-    if connection.execute(queries.TOP_UP, (top_up_id,)).fetchone() != (tenant_id, unit, amount):
+    if connection.execute(accounts.TOP_UP, (top_up_id,)).fetchone() != (tenant_id, unit, amount):
         raise StoreError(f"top-up {top_up_id} was made already, of another amount or for another tenant")
     return False
 
 
 def has_top_up(connection: sqlite3.Connection, top_up_id: str) -> bool:
-    return connection.execute(queries.TOP_UP, (top_up_id,)).fetchone() is not None
+    return connection.execute(accounts.TOP_UP, (top_up_id,)).fetchone() is not None
 
 
 def top_ups(connection: sqlite3.Connection, tenant_id: str = "", *, after: str = "", limit: int = -1) -> list[TopUp]:
     """The newest first, all or one tenant's; with `after` those that were made before this one."""
     parameters = (tenant_id, tenant_id, after, limit)
     return [
-        TopUp(one, of, Unit(unit), *rest) for one, of, unit, *rest in connection.execute(queries.TOP_UPS, parameters)
+        TopUp(one, of, Unit(unit), *rest) for one, of, unit, *rest in connection.execute(accounts.TOP_UPS, parameters)
     ]
 
 
 def _add_top_ups(connection: sqlite3.Connection, tenant_id: str, found: dict[Counted, Limit]) -> None:
-    for unit, millions, rest in connection.execute(queries.TOP_UP_SUMS, (tenant_id,)):
+    for unit, millions, rest in connection.execute(accounts.TOP_UP_SUMS, (tenant_id,)):
         amount = millions * 10**6 + rest
         counted = Counted("tenant", tenant_id, Unit(unit), Window.TOTAL)
         granted = next((one for one in found.values() if _is_total(one.counted, counted)), None)

@@ -13,7 +13,7 @@ import orjson
 
 from proxy.errors import NoSuch, StoreError, WrongInput
 from proxy.model import SUBJECT_PATTERN, Key, Tenant
-from proxy.store import queries
+from proxy.store import accounts
 from proxy.store.declared import check_managed
 
 _KEY_PATTERN = re.compile(r"[\x21-\x7e]{8,256}")
@@ -54,7 +54,7 @@ def create_tenant(
     check_tenant_id(tenant_id)
     check_upstream_key(upstream_key)
     try:
-        connection.execute(queries.INSERT_TENANT, (tenant_id, name or tenant_id, now_ms, upstream_key, plan))
+        connection.execute(accounts.INSERT_TENANT, (tenant_id, name or tenant_id, now_ms, upstream_key, plan))
     except sqlite3.IntegrityError:
         raise StoreError(f"there is a tenant {tenant_id} already") from None
     return tenant(connection, tenant_id)
@@ -62,7 +62,7 @@ def create_tenant(
 
 def tenant(connection: sqlite3.Connection, tenant_id: str) -> Tenant:
     """Raises `StoreError` where there is none."""
-    row = connection.execute(queries.TENANT, (tenant_id,)).fetchone()
+    row = connection.execute(accounts.TENANT, (tenant_id,)).fetchone()
     if row is None:
         raise NoSuch(f"there is no tenant {tenant_id}")
     return Tenant(*row)
@@ -70,17 +70,17 @@ def tenant(connection: sqlite3.Connection, tenant_id: str) -> Tenant:
 
 def tenants(connection: sqlite3.Connection, *, after: str = "", limit: int = -1) -> list[Tenant]:
     """By their ids, those behind `after`, at most `limit` (-1: all)."""
-    return [Tenant(*row) for row in connection.execute(queries.TENANTS, (after, limit))]
+    return [Tenant(*row) for row in connection.execute(accounts.TENANTS, (after, limit))]
 
 
 def has_tenants(connection: sqlite3.Connection) -> bool:
-    return bool(connection.execute(queries.TENANT_COUNT).fetchone()[0])
+    return bool(connection.execute(accounts.TENANT_COUNT).fetchone()[0])
 
 
 def set_active(connection: sqlite3.Connection, tenant_id: str, *, active: bool) -> Tenant:
     """Disable a tenant (its keys are refused with 403), or let it in again. Raises `StoreError`."""
     check_managed(connection, "tenant", tenant_id)
-    connection.execute(queries.SET_TENANT_STATUS, ("active" if active else "disabled", tenant_id))
+    connection.execute(accounts.SET_TENANT_STATUS, ("active" if active else "disabled", tenant_id))
     return tenant(connection, tenant_id)
 
 
@@ -88,21 +88,21 @@ def set_upstream_key(connection: sqlite3.Connection, tenant_id: str, reference: 
     """Say where a tenant's own upstream key is found; empty: it shares the service's. Raises `StoreError`."""
     check_upstream_key(reference)
     check_managed(connection, "tenant", tenant_id)
-    connection.execute(queries.SET_UPSTREAM_KEY, (reference, tenant_id))
+    connection.execute(accounts.SET_UPSTREAM_KEY, (reference, tenant_id))
     return tenant(connection, tenant_id)
 
 
 def set_plan(connection: sqlite3.Connection, tenant_id: str, plan: str) -> Tenant:
     """Put a tenant on a plan, whose limits hold for it as well; empty: on none. Raises `StoreError`."""
     check_managed(connection, "tenant", tenant_id)
-    connection.execute(queries.SET_PLAN, (plan, tenant_id))
+    connection.execute(accounts.SET_PLAN, (plan, tenant_id))
     return tenant(connection, tenant_id)
 
 
 def set_anchor(connection: sqlite3.Connection, tenant_id: str, anchor_ms: int) -> Tenant:
     """Say when a tenant's first billing period began; the others begin on the same day. Raises `StoreError`."""
     check_managed(connection, "tenant", tenant_id)
-    connection.execute(queries.SET_ANCHOR, (anchor_ms, tenant_id))
+    connection.execute(accounts.SET_ANCHOR, (anchor_ms, tenant_id))
     return tenant(connection, tenant_id)
 
 
@@ -157,7 +157,7 @@ def create_key(
         expires_ms,
     )
     try:
-        connection.execute(queries.INSERT_KEY, row)
+        connection.execute(accounts.INSERT_KEY, row)
     except sqlite3.IntegrityError:
         raise StoreError("this key is in use already") from None
     return key(connection, key_id), secret
@@ -165,7 +165,7 @@ def create_key(
 
 def key(connection: sqlite3.Connection, key_id: str) -> Key:
     """Raises `StoreError` where there is none."""
-    row = connection.execute(queries.KEY, (key_id,)).fetchone()
+    row = connection.execute(accounts.KEY, (key_id,)).fetchone()
     if row is None:
         raise NoSuch(f"there is no key {key_id}; `tollgate keys list` shows their ids")
     return _key(row)
@@ -174,24 +174,24 @@ def key(connection: sqlite3.Connection, key_id: str) -> Key:
 def keys(connection: sqlite3.Connection, tenant_id: str = "", *, after: str = "", limit: int = -1) -> list[Key]:
     """By their tenants and their age, all or one tenant's: those behind the key `after`, at most `limit` (-1: all)."""
     parameters = (tenant_id, tenant_id, after, after, after, limit)
-    return [_key(row) for row in connection.execute(queries.KEYS, parameters)]
+    return [_key(row) for row in connection.execute(accounts.KEYS, parameters)]
 
 
 def keys_expiring(connection: sqlite3.Connection, now_ms: int, until_ms: int) -> list[Key]:
     """Keys that can be used now and expire by then, the first to expire first."""
-    return [_key(row) for row in connection.execute(queries.KEYS_EXPIRING, (now_ms, until_ms))]
+    return [_key(row) for row in connection.execute(accounts.KEYS_EXPIRING, (now_ms, until_ms))]
 
 
 def has_key(connection: sqlite3.Connection, tenant_id: str, secret: str) -> bool:
     """Whether a key is this tenant's already."""
-    row = connection.execute(queries.KEY_OWNER, (hash_of(secret.encode()),)).fetchone()
+    row = connection.execute(accounts.KEY_OWNER, (hash_of(secret.encode()),)).fetchone()
     return row is not None and row[0] == tenant_id
 
 
 def revoke_key(connection: sqlite3.Connection, key_id: str, *, now_ms: int) -> Key:
     """Refuse this key from now on. Revoking it again changes nothing. Raises `StoreError`."""
     _check_key_managed(connection, key(connection, key_id), "take it out there, and it is revoked")
-    connection.execute(queries.REVOKE_KEY, (now_ms, key_id))
+    connection.execute(accounts.REVOKE_KEY, (now_ms, key_id))
     return key(connection, key_id)
 
 
@@ -202,7 +202,7 @@ def rotate_key(connection: sqlite3.Connection, key_id: str, *, overlap_ms: int, 
     if old.revoked_ms is not None or (old.expires_ms is not None and old.expires_ms <= now_ms):
         raise StoreError(f"key {key_id} is revoked or expired; create a new one")
     until_ms = now_ms + overlap_ms
-    connection.execute(queries.EXPIRE_KEY, (until_ms, key_id, until_ms))
+    connection.execute(accounts.EXPIRE_KEY, (until_ms, key_id, until_ms))
     return create_key(
         connection,
         old.tenant_id,

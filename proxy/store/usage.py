@@ -14,7 +14,7 @@ from proxy.errors import TooMuch
 from proxy.instants import Period
 from proxy.limits import Calendar
 from proxy.model import BUCKETS, COSTS, UNITS, Units, Usage, UsageSource
-from proxy.store import queries
+from proxy.store import accounts, queries
 
 #: A sum stops at SQLite's largest integer, which is also the largest that JSON is written with.
 _COUNT_MAX = 2**63 - 1
@@ -151,7 +151,7 @@ def has_usage(connection: sqlite3.Connection, subject: str) -> bool:
 
 def key_names(connection: sqlite3.Connection, subject: str, key_id: str) -> dict[str, str]:
     """The keys of a subject, and those of the tenant that this key belongs to: their names, by their ids."""
-    return dict(connection.execute(queries.KEY_NAMES, (subject, key_id)))
+    return dict(connection.execute(accounts.KEY_NAMES, (subject, key_id)))
 
 
 def _days(

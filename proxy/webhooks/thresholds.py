@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from proxy.errors import StoreError
 from proxy.limits import Calendar, amount_of, counts
 from proxy.model import TIMELESS, Counted, Limit, Notification, Settlement, Window
-from proxy.store import queries
+from proxy.store import accounts, queries
 from proxy.store.ledger import settlement_of
 from proxy.store.limits import effective
 from proxy.store.notifications import noted_seq
@@ -128,7 +128,7 @@ class Thresholds:
 
     def _begin(self, connection: sqlite3.Connection) -> None:
         self._looks += 1
-        (revision,) = connection.execute(queries.REVISION).fetchone()
+        (revision,) = connection.execute(accounts.REVISION).fetchone()
         if connection is not self._connection:
             self._connection = connection
             self._seq = noted_seq(connection)

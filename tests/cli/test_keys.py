@@ -12,7 +12,7 @@ import pytest
 
 from proxy.cli.instants import parse_instant
 from proxy.model import Key
-from proxy.store import queries, tenants
+from proxy.store import accounts, tenants
 from tests.cli.conftest import Command, clean_environment
 
 DAY_MS = 86_400_000
@@ -32,7 +32,7 @@ def stored(tollgate: Command, key_id: str) -> Key:
 
 def caller_of(tollgate: Command, secret: str) -> Any:
     with closing(tollgate.database.connect()) as connection:
-        return connection.execute(queries.CALLER, (tenants.hash_of(secret.encode()),)).fetchone()
+        return connection.execute(accounts.CALLER, (tenants.hash_of(secret.encode()),)).fetchone()
 
 
 def test_a_key_is_stored_as_its_hash_and_its_secret_nowhere(tollgate: Command) -> None:

@@ -10,7 +10,7 @@ import pytest
 from proxy.errors import StoreError, WrongDeclaration
 from proxy.limits import Written
 from proxy.model import Key, Tenant, Unit, Window
-from proxy.store import queries, tenants
+from proxy.store import accounts, tenants
 from proxy.store.database import Database
 from proxy.store.declared import applied, provenance
 from proxy.store.limits import effective, limits_of, set_limit, top_up, unset_limit
@@ -45,7 +45,7 @@ def the_key(connection: sqlite3.Connection) -> Key:
 
 
 def finds(connection: sqlite3.Connection, secret: str) -> bool:
-    return connection.execute(queries.CALLER, (hash_of(secret.encode()),)).fetchone() is not None
+    return connection.execute(accounts.CALLER, (hash_of(secret.encode()),)).fetchone() is not None
 
 
 def refused(connection: sqlite3.Connection, text: str, *, file: str = FILE) -> str:
@@ -102,7 +102,7 @@ def test_only_what_differs_is_written(connection: sqlite3.Connection) -> None:
     changed = f"{ACME}[tenants.zed]\n".replace("requests/day=50", "requests/day=51")
     found = compared(connection, changed)
     assert found.words == "1 key changed"
-    assert {sql: len(rows) for sql, rows in found.rows.items()} == {queries.SET_LIMIT: 1, queries.SET_DECLARATION: 1}
+    assert {sql: len(rows) for sql, rows in found.rows.items()} == {accounts.SET_LIMIT: 1, accounts.SET_DECLARATION: 1}
     assert apply(connection, changed) == "1 key changed"
     assert the_key(connection) == key
     assert apply(connection, changed.replace('name = "Acme"', "disabled = true")) == "1 tenant changed"

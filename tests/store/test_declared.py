@@ -10,7 +10,7 @@ import pytest
 from proxy.errors import StoreError
 from proxy.limits import Written
 from proxy.model import Unit, Window
-from proxy.store import queries
+from proxy.store import accounts
 from proxy.store.declared import Applied, applied, check_managed, provenance
 from proxy.store.limits import effective, set_limit, top_up, unset_limit
 from proxy.store.tenants import (
@@ -40,8 +40,8 @@ def key_id(connection: sqlite3.Connection) -> str:
     create_tenant(connection, "acme", plan="starter", now_ms=NOW)
     made, _ = create_key(connection, "acme", now_ms=NOW)
     for kind, owner in (("plan", "starter"), ("tenant", "acme"), ("key", made.id)):
-        connection.execute(queries.SET_DECLARED, (kind, owner, "declared"))
-    connection.execute(queries.SET_DECLARATION, (FILE, "digest", NOW))
+        connection.execute(accounts.SET_DECLARED, (kind, owner, "declared"))
+    connection.execute(accounts.SET_DECLARATION, (FILE, "digest", NOW))
     return made.id
 
 
@@ -115,7 +115,7 @@ def test_what_is_withdrawn_is_managed_from_the_first_command_on(connection: sqli
 
 def test_every_mark_counts_the_revision_up(connection: sqlite3.Connection, key_id: str) -> None:
     def revision() -> int:
-        number: int = connection.execute(queries.REVISION).fetchone()[0]
+        number: int = connection.execute(accounts.REVISION).fetchone()[0]
         return number
 
     for change in ("INSERT INTO declared VALUES ('plan', 'x', 'declared')", "UPDATE declared SET state = 'withdrawn'"):

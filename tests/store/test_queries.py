@@ -7,7 +7,7 @@ import sqlite3
 import pytest
 
 from proxy.model import BUCKETS, EventState
-from proxy.store import queries
+from proxy.store import accounts, queries
 from proxy.store.database import begin
 from proxy.store.ledger import record
 from tests.store.samples import settlements
@@ -70,11 +70,11 @@ def test_the_newest_events_are_read_backwards(ledger: sqlite3.Connection) -> Non
 
 
 def test_a_page_of_tenants_keys_and_top_ups_begins_where_the_last_one_ended(ledger: sqlite3.Connection) -> None:
-    found = plan(ledger, queries.TENANTS)
+    found = plan(ledger, accounts.TENANTS)
     assert found.startswith("SEARCH tenants USING INDEX sqlite_autoindex_tenants_1 (id>?)")
     assert "TEMP B-TREE" not in found
-    assert "SEARCH keys USING INDEX keys_by_tenant (tenant_id>?)" in plan(ledger, queries.KEYS)
-    assert plan(ledger, queries.TOP_UPS).startswith("SEARCH top_ups USING INTEGER PRIMARY KEY (rowid<?)")
+    assert "SEARCH keys USING INDEX keys_by_tenant (tenant_id>?)" in plan(ledger, accounts.KEYS)
+    assert plan(ledger, accounts.TOP_UPS).startswith("SEARCH top_ups USING INTEGER PRIMARY KEY (rowid<?)")
 
 
 @pytest.mark.parametrize("columns", [*queries.USAGE])
@@ -96,15 +96,15 @@ def test_where_usage_begins_and_ends_is_seen_without_reading_it(ledger: sqlite3.
 
 
 def test_a_tenants_keys_are_found_by_its_id(ledger: sqlite3.Connection) -> None:
-    assert "SCAN" not in plan(ledger, queries.KEY_NAMES)
+    assert "SCAN" not in plan(ledger, accounts.KEY_NAMES)
 
 
 def test_a_key_is_found_by_its_hash(ledger: sqlite3.Connection) -> None:
-    assert "SEARCH keys USING INDEX sqlite_autoindex_keys_2 (hash=?)" in plan(ledger, queries.CALLER)
+    assert "SEARCH keys USING INDEX sqlite_autoindex_keys_2 (hash=?)" in plan(ledger, accounts.CALLER)
 
 
 def test_every_query_is_valid(connection: sqlite3.Connection) -> None:
-    for name, value in vars(queries).items():
+    for name, value in (*vars(queries).items(), *vars(accounts).items()):
         if name.isupper() and not name.startswith("_") and name not in ("BUCKETS", "COSTS", "UNITS"):
             for sql in value.values() if isinstance(value, dict) else (value,):
                 plan(connection, sql)

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.errors import StoreError
 from proxy.model import Key, Tenant
-from proxy.store import queries, tenants
+from proxy.store import accounts, tenants
 from proxy.store.database import Database
 from proxy.store.tenants import create_key, create_tenant, hash_of, revoke_key, rotate_key, set_active
 
@@ -22,7 +22,7 @@ def acme(connection: sqlite3.Connection) -> Tenant:
 
 
 def finds(connection: sqlite3.Connection, secret: str) -> bool:
-    return connection.execute(queries.CALLER, (hash_of(secret.encode()),)).fetchone() is not None
+    return connection.execute(accounts.CALLER, (hash_of(secret.encode()),)).fetchone() is not None
 
 
 def test_a_tenant_is_as_it_was_made(connection: sqlite3.Connection, acme: Tenant) -> None:
@@ -199,7 +199,7 @@ def test_a_tenant_with_keys_cannot_vanish(connection: sqlite3.Connection, acme: 
 
 def test_every_change_of_tenants_and_keys_counts_the_revision_up(connection: sqlite3.Connection) -> None:
     def revision() -> int:
-        number: int = connection.execute(queries.REVISION).fetchone()[0]
+        number: int = connection.execute(accounts.REVISION).fetchone()[0]
         return number
 
     create_tenant(connection, "acme", now_ms=NOW)
