@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from proxy.admin.limits import Standing, standings_of
+from proxy.admin.margins import Margin, margin_of
 from proxy.admin.operation import Answer, Asked, Context, operation
 from proxy.errors import WrongInput
 from proxy.instants import Period, WrongPeriod, iso
@@ -66,6 +67,8 @@ class UsageReport(Answer):
     totals: Counts
     limits: list[Standing] = Field(default=[])
     """How the limits of the tenant that was asked for stand now."""
+    margins: dict[str, Margin] = Field(default={})
+    """Of each tenant, where costs are asked for by tenant alone: what it is charged, and what is left of that."""
 
 
 class ReportUsage(Asked):
@@ -117,6 +120,8 @@ def report_usage(context: Context, asked: ReportUsage) -> UsageReport:
     if asked.tenant_id is not None:
         check_subject(connection, asked.tenant_id)
         said["limits"] = standings_of(context, limits.effective(connection, asked.tenant_id))
+    if asked.costs and groups == (Group.TENANT,):
+        said["margins"] = {line.values[0]: margin_of(context, line.values[0], line, period) for line in found.lines}
     return UsageReport.model_validate(said)
 
 

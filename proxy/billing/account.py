@@ -6,9 +6,11 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 
 from proxy.billing.catalog import Snapshot
 from proxy.billing.invoice import Invoice, invoice
+from proxy.billing.money import ZERO, total
 from proxy.billing.onboarding import going_on, kept
 from proxy.billing.periods import BillingPeriod, Outside, Timeline
 from proxy.errors import StoreError
@@ -64,6 +66,29 @@ class Account:
             since = f"tenant {self.tenant.id} is subscribed since {iso_short(first.start_ms)}{until}"
             raise StoreError(f"{error} ({since})") from None
         return invoice(self._connection, self.tenant, stretch.subscription, stretch.snapshot, period, now_ms)
+
+    def revenue(self, from_ms: int, to_ms: int, now_ms: int) -> dict[str, Decimal]:
+        """What is charged for a span, until now at most, by currency: each billing period in it, or what of it is.
+
+        A part of a period is billed as if it were one, with its part of the flat fees.
+        """
+        found: dict[str, Decimal] = {}
+        for one in self._stretches:
+            ms, end_ms = max(from_ms, one.subscription.start_ms), min(to_ms, now_ms)
+            if one.subscription.end_ms is not None:
+                end_ms = min(end_ms, one.subscription.end_ms)
+            while ms < end_ms:
+                try:
+                    whole = one.timeline.at(ms)
+                except Outside:  # its last phase has ended
+                    break
+                until_ms = min(whole.to_ms, end_ms)
+                is_whole = (whole.from_ms, whole.to_ms) == (ms, until_ms)
+                period = whole if is_whole else one.timeline.between(ms, until_ms)
+                bill = invoice(self._connection, self.tenant, one.subscription, one.snapshot, period, now_ms)
+                found[bill.currency] = total([found.get(bill.currency, ZERO), bill.total])
+                ms = until_ms
+        return found
 
     def _read(self) -> Iterator[_Stretch]:
         for one in subscriptions.subscriptions(self._connection, self.tenant.id):

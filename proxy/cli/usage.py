@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
 
+from proxy.admin.margins import Margin
 from proxy.admin.usage import GROUPS, Counts, Line, ReportUsage, UsageReport, csv_text, report_usage
 from proxy.cli.calling import call
 from proxy.cli.instants import short
@@ -85,12 +86,22 @@ def _print_costs(found: UsageReport) -> None:
         )
     if unknown:
         typer.echo(f"{unknown:,} requests are not in it: they were recorded before costs were")
+    columns = [*groups, "requests", "tokens", "cost usd", "priced", "free", "unpriced", "unpriced tokens"]
+    margins = found.margins
     print_table(
-        [*groups, "requests", "tokens", "cost usd", "priced", "free", "unpriced", "unpriced tokens"],
-        [(*_values(line, groups), *_cost_cells(line)) for line in found.lines],
-        totals=("total", *[""] * (len(groups) - 1), *_cost_cells(total)),
+        [*columns, *["revenue", "margin usd"] * bool(margins)],
+        [(*_values(line, groups), *_cost_cells(line), *_margin_cells(margins, line)) for line in found.lines],
+        totals=("total", *[""] * (len(groups) - 1), *_cost_cells(total), *[""] * (2 * bool(margins))),
         empty="There was no usage.",
     )
+
+
+def _margin_cells(margins: Mapping[str, Margin], line: Line) -> tuple[str, ...]:
+    if not margins:
+        return ()
+    one = margins[line.subject]
+    revenue = ", ".join(f"{amount} {currency}" for currency, amount in one.revenue.items())
+    return revenue or "not billed", one.margin_usd or ""
 
 
 def _values(line: Line, groups: Sequence[Group]) -> list[str]:

@@ -127,3 +127,29 @@ def test_who_never_had_a_subscription_is_told_how_to_make_one(connection: sqlite
         Account(connection, "user-002")
     with pytest.raises(StoreError, match="there is no tenant nobody"):
         Account(connection, "nobody")
+
+
+@pytest.mark.parametrize(
+    ("begins", "ends", "charged"),
+    [
+        ("2026-07-10", "2026-08-10", "20.00"),  # a whole period of pro
+        ("2026-07-10", "2026-09-10", "40.00"),  # and two
+        ("2026-06-01", "2026-07-10", "16.67"),  # of starter, which is free without usage, and of pro's first part
+        ("2026-07-10", "2026-07-20", "6.45"),  # ten days of thirty-one
+        ("2026-01-01", "2026-04-10", None),  # before it was subscribed
+        ("2026-09-10", "2026-12-10", None),  # and after now
+    ],
+)
+def test_what_is_charged_for_a_span_is_the_sum_of_its_periods_and_their_parts(
+    connection: sqlite3.Connection, begins: str, ends: str, charged: str | None
+) -> None:
+    span = parse_instant(begins), parse_instant(ends)
+    found = Account(connection, "user-001").revenue(*span, parse_instant("2026-09-10"))
+    assert {currency: str(amount) for currency, amount in found.items()} == ({"USD": charged} if charged else {})
+
+
+def test_nothing_is_charged_after_a_subscription_has_ended(connection: sqlite3.Connection) -> None:
+    cancel(connection, "user-001", now_ms=parse_instant("2026-07-20"))
+    span = parse_instant("2026-07-10"), parse_instant("2026-12-10")
+    found = Account(connection, "user-001").revenue(*span, parse_instant("2026-12-31"))
+    assert str(found["USD"]) == "6.45"
