@@ -47,7 +47,8 @@ TollgateError
 └── EngineError                 the metering engine did not answer a question
     ├── EngineUnavailable       408, 429, 5xx or no answer, however often it was asked
     ├── EngineRefused           any other status: the token, its role, the URL or the question is wrong
-    └── EngineUnreadable        what came is not what the API describes, or does not end
+    ├── EngineUnreadable        what came is not what the API describes, or does not end
+    └── NotKept                 it took something and has it otherwise
 """
 
 from __future__ import annotations
@@ -376,6 +377,10 @@ class EngineRefused(EngineError):
 
 class EngineUnreadable(EngineError):
     """Its answer cannot be what it claims to be: nothing is concluded from it."""
+
+
+class NotKept(EngineError):
+    """The engine took something and has it otherwise: an older one drops what it does not know."""
 
 
 def error_answer(error: ProxyError) -> tuple[int, Headers, bytes]:

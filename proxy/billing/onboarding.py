@@ -58,6 +58,14 @@ class Subscribed:
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """When a subscription began at an engine (ms), and an instant with which a billing period begins there (ms)."""
+
+    start_ms: int
+    anchor_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Onboarded:
     """`key` and `secret` are a key's that was made now; the secret is stored nowhere."""
 
@@ -67,32 +75,55 @@ class Onboarded:
 
 
 def onboard(
-    connection: sqlite3.Connection, catalog: Catalog, person: Person, plan: str | None, *, zone: str, now_ms: int
+    connection: sqlite3.Connection,
+    catalog: Catalog,
+    person: Person,
+    plan: str | None,
+    *,
+    zone: str,
+    now_ms: int,
+    begun: Begun | None = None,
 ) -> Onboarded:
     """Make the tenant, subscribe it, and then give it a key, as far as it is not done yet.
 
-    Without a `plan` it is the one that the catalog names for the tenant. Raises `StoreError`.
+    Without a `plan` it is the one that the catalog names for the tenant. A subscription that has `begun` at an engine
+    begins with that one here. Raises `StoreError`.
     """
     snapshot = snapshot_of(catalog, plan or catalog.subscriptions.get(person.tenant_id), person.tenant_id)
     start_ms = now_ms - now_ms % _SECOND_MS
     known = {one.id for one in tenants.tenants(connection)}
     if person.tenant_id not in known:
         tenants.create_tenant(connection, person.tenant_id, name=person.name, now_ms=start_ms)
+        if begun is not None:  # its limits by the period, and its bills, go by one calendar
+            tenants.set_anchor(connection, person.tenant_id, begun.anchor_ms)
     tenant = tenants.tenant(connection, person.tenant_id)
     going_on = subscriptions.current(connection, tenant.id)
     if going_on is None:
         anchor_ms = tenant.anchor_ms - tenant.anchor_ms % _SECOND_MS
+        if begun is not None:
+            ended = [one.end_ms or 0 for one in subscriptions.subscriptions(connection, tenant.id)]
+            start_ms, anchor_ms = max([begun.start_ms, *ended]), begun.anchor_ms
         subscribed = _subscribe(connection, tenant, snapshot, zone=zone, anchor_ms=anchor_ms, start_ms=start_ms)
-    elif going_on.plan != snapshot.plan.key:
-        change_it = f"tollgate billing change {tenant.id} --plan {snapshot.plan.key}"
-        raise StoreError(f"tenant {tenant.id} is on plan {going_on.plan}; to change that: {change_it}")
     else:
+        _check_plan(going_on, snapshot)
         subscribed = Subscribed(tenant, going_on, is_outdated=kept(connection, going_on) != snapshot)
     subscribed = replace(subscribed, is_new_tenant=person.tenant_id not in known)
     if not person.wants_key or _has_key(connection, person, now_ms):
         return Onboarded(subscribed)
     key, secret = tenants.create_key(connection, tenant.id, name=person.key_name, secret=person.secret, now_ms=now_ms)
     return Onboarded(subscribed, key, secret)
+
+
+def rehearse(
+    connection: sqlite3.Connection, catalog: Catalog, person: Person, plan: str | None, *, zone: str, now_ms: int
+) -> Subscription:
+    """The subscription that `onboard` would lead to, with nothing changed. Raises `StoreError` as that does."""
+    connection.execute("SAVEPOINT rehearsal")
+    try:
+        return onboard(connection, catalog, person, plan, zone=zone, now_ms=now_ms).subscribed.subscription
+    finally:
+        connection.execute("ROLLBACK TO rehearsal")
+        connection.execute("RELEASE rehearsal")
 
 
 def change(connection: sqlite3.Connection, catalog: Catalog, tenant_id: str, plan: str, *, now_ms: int) -> Subscribed:
@@ -155,6 +186,12 @@ def snapshot_of(catalog: Catalog, plan: str | None, tenant_id: str) -> Snapshot:
     if plan not in catalog.plans:
         raise StoreError(f"there is no plan {plan} in the catalog; {nearest(plan, catalog.plans)}")
     return catalog.snapshot(plan)
+
+
+def _check_plan(going_on: Subscription, snapshot: Snapshot) -> None:
+    if going_on.plan != snapshot.plan.key:
+        change_it = f"tollgate billing change {going_on.tenant_id} --plan {snapshot.plan.key}"
+        raise StoreError(f"tenant {going_on.tenant_id} is on plan {going_on.plan}; to change that: {change_it}")
 
 
 def _subscribe(

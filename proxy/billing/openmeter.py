@@ -20,7 +20,8 @@ from proxy import __version__
 from proxy.delivery.backoff import Backoff
 from proxy.delivery.sinks.http import credential
 from proxy.errors import ConfigurationError, EngineError, EngineRefused, EngineUnavailable, EngineUnreadable
-from proxy.wire.problem import problem, readable, retry_after_s
+from proxy.sections import SinkSettings
+from proxy.wire.problem import ahead_s, problem, readable, retry_after_s
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ WAIT_MAX_S = 8.0
 #: Bytes of an answer. A page of a hundred events is some hundred thousand.
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 
+_NO_CONTENT = 204
 _SAID_CHARS_MAX = 500
 _NUMBERED_PAGES_MAX = 1_000
 _MEND = {
@@ -41,6 +43,10 @@ _MEND = {
     "command, in TOLLGATE_ENTITLEMENTS__TOKEN for a server",
     404: "nothing is there; check the base URL (KONNECT_API_URL)",
     405: "nothing is there; check the base URL (KONNECT_API_URL)",
+}
+_MEND_CHANGE = {
+    403: "the token may not change this (on Konnect that takes the roles Metering Admin, Product Catalog Admin and"
+    " Billing Admin): use one that may, in KONNECT_TOKEN",
 }
 _MEND_REDIRECT = "it redirects, and redirects are not followed; set the base URL to where it leads"
 
@@ -78,6 +84,8 @@ class OpenMeter:
             headers["authorization"] = authorization
         #: Where it is, without anything secret.
         self.url = str(given.copy_with(userinfo=b"", query=None, fragment=None)).rstrip("/")
+        #: By how many seconds the engine's clock was ahead of ours at the last answer; None: it did not say.
+        self.ahead_s: float | None = None
         self._timeout_s = timeout_s
         self._tries = tries
         self._sleep = sleep
@@ -96,6 +104,13 @@ class OpenMeter:
     async def query(self, path: str, question: Document) -> Document:
         """The answer to a POST that changes nothing, and is therefore asked again as a GET is."""
         return await self._ask("POST", path, None, question)
+
+    async def change(self, method: str, path: str, body: Document | None = None) -> Document:
+        """Change something, once: the answer, or {} where that has no body.
+
+        `EngineUnavailable` says that it may have been done. Look before it is tried again.
+        """
+        return await self._try(method, path, None, body, _MEND | _MEND_CHANGE)
 
     async def by_cursor(self, path: str, parameters: Parameters) -> AsyncIterator[Document]:
         """The items of a listing that has cursors, page after page."""
@@ -145,7 +160,14 @@ class OpenMeter:
                 await self._sleep(wait_s)
         raise AssertionError("the last try returns or raises")
 
-    async def _try(self, method: str, path: str, parameters: Parameters | None, body: Document | None) -> Document:
+    async def _try(
+        self,
+        method: str,
+        path: str,
+        parameters: Parameters | None,
+        body: Document | None,
+        mend: Mapping[int, str] = _MEND,
+    ) -> Document:
         url = f"{self.url}{path}"
         content = None if body is None else orjson.dumps(body)
         headers = None if body is None else {"content-type": "application/json"}
@@ -164,9 +186,10 @@ class OpenMeter:
         except httpx.HTTPError as error:
             words = self._without_secrets(readable(str(error)))[:_SAID_CHARS_MAX]
             raise EngineUnavailable(f"{url}: {words or type(error).__name__}") from None
+        self.ahead_s = ahead_s(response.headers.get("date", ""), self._now())
         if not response.is_success:
-            raise self._judge(url, response, bytes(answer))
-        return self._read(url, bytes(answer))
+            raise self._judge(url, response, bytes(answer), mend)
+        return {} if response.status_code == _NO_CONTENT else self._read(url, bytes(answer))
 
     def _read(self, url: str, answer: bytes) -> Document:
         try:
@@ -179,10 +202,10 @@ class OpenMeter:
             )
         return document
 
-    def _judge(self, url: str, response: httpx.Response, answer: bytes) -> EngineError:
+    def _judge(self, url: str, response: httpx.Response, answer: bytes, mends: Mapping[int, str]) -> EngineError:
         status = response.status_code
         parts = [f"{url}: {status} {response.reason_phrase}".rstrip()]
-        mend = _MEND_REDIRECT if status < 400 else _MEND.get(status, "")
+        mend = _MEND_REDIRECT if status < 400 else mends.get(status, "")
         said = self._without_secrets(readable(problem(answer)))[:_SAID_CHARS_MAX]
         words = ": ".join(filter(None, [*parts, mend, said and f"it said {said!r}"]))
         if status in (408, 429) or status >= 500:
@@ -193,6 +216,14 @@ class OpenMeter:
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
+
+
+def engine_of(sink: SinkSettings, *, tries: int = TRIES) -> OpenMeter | None:
+    """The engine that events go to; None where that is not set."""
+    token = sink.konnect_token
+    if sink.konnect_api_url is None:
+        return None
+    return OpenMeter(sink.konnect_api_url, token="" if token is None else token.get_secret_value(), tries=tries)
 
 
 def _cursor(answer: Document) -> str | None:

@@ -9,6 +9,9 @@ import typer
 from proxy.billing import catalog_file, onboarding
 from proxy.billing.catalog import Plan
 from proxy.billing.onboarding import Held, Onboarded, Person, Subscribed
+from proxy.cli.deploying import apply, show_changes
+from proxy.cli.doctor import doctor
+from proxy.cli.enrolling import begun_of, engine_json, enrol, print_enrolled, print_not_told
 from proxy.cli.instants import iso, iso_or_none, iso_short, now_ms
 from proxy.cli.invoices import show_invoice
 from proxy.cli.keys import read_secret
@@ -20,6 +23,9 @@ from proxy.store import subscriptions
 from proxy.store.subscriptions import Subscription
 
 app = typer.Typer(help="Plans, subscriptions and invoices.", no_args_is_help=True)
+app.command("plan")(show_changes)
+app.command("apply")(apply)
+app.command("doctor")(doctor)
 app.command("invoice")(show_invoice)
 
 _TenantId = Annotated[str, typer.Argument(metavar="TENANT", help="Who is billed.")]
@@ -129,11 +135,13 @@ def onboard(
         typer.Option("--import", metavar="KEY", help="Use this key of your own; - reads it from standard input."),
     ] = None,
     no_key: Annotated[bool, typer.Option("--no-key", help="Make no key.")] = False,
+    local: Annotated[bool, typer.Option("--local", help="Leave the engine (KONNECT_API_URL) out of it.")] = False,
     as_json: Json = False,
 ) -> None:
     """Make a tenant, subscribe it to a plan, and only then give it a key, which is printed once.
 
-    What is done already is left alone: calling it again changes nothing.
+    With an engine set, it is made a customer and subscribed there first. What is done already is left alone: calling it
+    again changes nothing.
     """
     if everybody == (tenant_id is not None):
         raise typer.BadParameter("name a tenant, or --all", param_hint="TENANT")
@@ -147,13 +155,20 @@ def onboard(
         for one in (catalog.subscriptions if tenant_id is None else [tenant_id])
     ]
     zone = settings.limits.time_zone
+    enrolled = {} if local else enrol(settings, database, catalog, persons, plan)
     with database.transaction() as connection:
-        done = [onboarding.onboard(connection, catalog, one, plan, zone=zone, now_ms=now_ms()) for one in persons]
+        done = [
+            onboarding.onboard(
+                connection, catalog, one, plan, zone=zone, now_ms=now_ms(), begun=begun_of(enrolled, one.tenant_id)
+            )
+            for one in persons
+        ]
     if as_json:
-        told = [_onboarded_json(one) for one in done]
+        told = [_onboarded_json(one) | engine_json(enrolled, one.subscribed.tenant.id) for one in done]
         print_json(told if everybody else told[0])
         return
     for one in done:
+        print_enrolled(enrolled, one.subscribed.tenant.id)
         _print_onboarded(one, is_imported=imported is not None)
     if not done:
         typer.echo("The catalog's [subscriptions] name nobody.")
@@ -179,12 +194,13 @@ def change(
         return
     typer.echo(f"Tenant {one.tenant_id} is on plan {one.plan}, version {one.version}, since {iso_short(one.start_ms)}.")
     _print_held(done.held)
+    print_not_told(settings, one.tenant_id)
 
 
 @app.command("cancel")
 def cancel(tenant_id: _TenantId, as_json: Json = False) -> None:
     """End a tenant's subscription at once. Its keys still work; what they use is billed by nobody."""
-    _, database = open_store()
+    settings, database = open_store()
     with database.transaction() as connection:
         one = onboarding.cancel(connection, tenant_id, now_ms=now_ms())
     if as_json:
@@ -194,6 +210,7 @@ def cancel(tenant_id: _TenantId, as_json: Json = False) -> None:
             f"The subscription of tenant {one.tenant_id} to plan {one.plan} ended at {iso_short(one.end_ms)}. Its keys"
             f" still work: tollgate tenants disable {one.tenant_id}"
         )
+        print_not_told(settings, one.tenant_id)
 
 
 def _plan_json(plan: Plan, version: int | None, subscribed: int) -> dict[str, Any]:

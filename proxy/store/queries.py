@@ -161,6 +161,9 @@ UNPRICED_MODELS = """
     SELECT model, sum(unpriced_requests), sum(unpriced_tokens) FROM rollups INDEXED BY rollups_by_hour
     WHERE hour >= ? AND hour < ? AND unpriced_requests > 0 GROUP BY model ORDER BY 2 DESC, 1
 """
+# The hour that a subject was first recorded in, and the first instant in a span of them.
+FIRST_HOUR = "SELECT min(hour) FROM rollups WHERE subject = ?"
+FIRST_EVENT = "SELECT min(time_ms) FROM events WHERE time_ms >= ? AND time_ms < ? AND subject = ?"
 HAS_USAGE = "SELECT 1 FROM rollups WHERE subject = ? LIMIT 1"
 
 # What a tenant, or a key, used by model: in whole hours; and between two instants, for hours that are cut.

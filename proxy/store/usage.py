@@ -11,7 +11,7 @@ from operator import add
 from typing import Any
 
 from proxy.errors import TooMuch
-from proxy.instants import Period
+from proxy.instants import HOUR_MS, Period
 from proxy.limits import Calendar
 from proxy.model import BUCKETS, COSTS, UNITS, Units, Usage, UsageSource
 from proxy.store import accounts, queries
@@ -147,6 +147,16 @@ def unpriced_models(connection: sqlite3.Connection, period: Period) -> list[tupl
 def has_usage(connection: sqlite3.Connection, subject: str) -> bool:
     """Whether anything of it was ever recorded."""
     return connection.execute(queries.HAS_USAGE, (subject,)).fetchone() is not None
+
+
+def first_ms(connection: sqlite3.Connection, subject: str) -> int | None:
+    """When it was first recorded; None where it never was. Reads the events of one hour."""
+    (hour,) = connection.execute(queries.FIRST_HOUR, (subject,)).fetchone()
+    if hour is None:
+        return None
+    begin_ms = hour * HOUR_MS
+    (found,) = connection.execute(queries.FIRST_EVENT, (begin_ms, begin_ms + HOUR_MS, subject)).fetchone()
+    return begin_ms if found is None else int(found)
 
 
 def key_names(connection: sqlite3.Connection, subject: str, key_id: str) -> dict[str, str]:

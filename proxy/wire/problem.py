@@ -53,6 +53,15 @@ def retry_after_s(value: str, now_s: float) -> float | None:
     return min(max(wait_s, 0.0), RETRY_AFTER_MAX_S)
 
 
+def ahead_s(value: str, now_s: float) -> float | None:
+    """By how many seconds a Date header is ahead of now; None where it is none. It is cut to whole seconds."""
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now_s
+
+
 def _entries(listed: object, keys: tuple[str, ...]) -> list[str]:
     if not isinstance(listed, list):
         return []

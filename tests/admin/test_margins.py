@@ -1,4 +1,4 @@
-"""What tenants are charged, beside what they cost: by a plan that charges 0.000002 USD for each token, since 10 April."""
+"""What tenants are charged, beside what they cost, by a plan that charges 0.000002 USD for each token."""
 
 from __future__ import annotations
 

@@ -39,15 +39,17 @@ def faults_of_parameters(
     return [fault for path in documents for fault in _faults_of_parameters(path, operation, given)]
 
 
-def faults_of_question(operation: Operation, question: object) -> list[str]:
+def faults_of_question(operation: Operation, question: object, documents: tuple[Path, ...] = DOCUMENTS) -> list[str]:
     """What is wrong with a request's body."""
     where = (*_steps(operation), "requestBody", "content", "application/json", "schema")
-    return [fault for path in DOCUMENTS for fault in _faults(path, where, question)]
+    return [fault for path in documents for fault in _faults(path, where, question)]
 
 
-def faults_of_answer(operation: Operation, answer: object, documents: tuple[Path, ...] = DOCUMENTS) -> list[str]:
-    """What is wrong with the body of a 200."""
-    where = (*_steps(operation), "responses", "200", "content", "application/json", "schema")
+def faults_of_answer(
+    operation: Operation, answer: object, documents: tuple[Path, ...] = DOCUMENTS, *, status: str = "200"
+) -> list[str]:
+    """What is wrong with the body of a 200, or of a 201."""
+    where = (*_steps(operation), "responses", status, "content", "application/json", "schema")
     return [fault for path in documents for fault in _faults(path, where, answer)]
 
 
@@ -57,9 +59,12 @@ def excerpt(whole: dict[str, Any], operations: tuple[Operation, ...] = OPERATION
     for path, method in operations:
         operation = whole["paths"][path][method]
         kept = {key: operation[key] for key in ("parameters", "requestBody") if key in operation}
-        success = operation["responses"]["200"]["content"]["application/json"]
-        kept["responses"] = {"200": {"content": {"application/json": {"schema": success["schema"]}}}}
-        paths[path] = {method: _terse(kept)}
+        status = next(one for one in ("200", "201", "204") if one in operation["responses"])
+        content = operation["responses"][status].get("content", {}).get("application/json")
+        kept["responses"] = {
+            status: {"content": {"application/json": {"schema": content["schema"]}}} if content else {}
+        }
+        paths.setdefault(path, {})[method] = _terse(kept)
     found: dict[str, dict[str, Any]] = {}
     waiting = [*_references(paths)]
     while waiting:

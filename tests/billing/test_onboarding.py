@@ -13,7 +13,7 @@ import pytest
 
 from proxy.billing import onboarding
 from proxy.billing.catalog import Catalog
-from proxy.billing.onboarding import Onboarded, Person, cancel, change, going_on
+from proxy.billing.onboarding import Begun, Onboarded, Person, cancel, change, going_on
 from proxy.declaration.apply import Declared
 from proxy.errors import StoreError
 from proxy.instants import parse_instant
@@ -21,6 +21,7 @@ from proxy.limits import Written
 from proxy.source import Source
 from proxy.store import limits, subscriptions, tenants
 from proxy.store.database import Database
+from proxy.store.subscriptions import Subscription
 from tests.billing.catalogs import FEE, FREE, UNIT, catalog, plan_text
 
 NOW = parse_instant("2026-04-13T10:30:15.750Z")
@@ -244,3 +245,41 @@ def test_a_declared_tenant_is_subscribed_and_its_limits_and_keys_stay_as_its_fil
     change(connection, OF, "user-001", "pro", now_ms=NOW + 5_000)
     cancel(connection, "user-001", now_ms=NOW + 9_000)
     assert limits_of(connection) == {}
+
+
+def test_what_began_at_an_engine_begins_with_it_here(connection: sqlite3.Connection) -> None:
+    begun = Begun(SECOND - 60_000, SECOND - 86_400_000)
+    done = onboarding.onboard(connection, OF, Person("user-001"), "starter", zone="UTC", now_ms=NOW, begun=begun)
+    one = done.subscribed.subscription
+    assert (one.start_ms, one.anchor_ms) == (begun.start_ms, begun.anchor_ms)
+    assert done.subscribed.tenant.anchor_ms == begun.anchor_ms, "limits by the period go with it"
+    later = Begun(SECOND, SECOND)
+    again = onboarding.onboard(connection, OF, Person("user-001"), "starter", zone="UTC", now_ms=NOW, begun=later)
+    assert again.subscribed.subscription == one
+
+
+def test_it_never_begins_before_the_one_before_has_ended(connection: sqlite3.Connection) -> None:
+    onboard(connection, "pro")
+    cancel(connection, "user-001", now_ms=NOW + 60_000)
+    begun = Begun(SECOND - 60_000, SECOND)
+    done = onboarding.onboard(
+        connection, OF, Person("user-001"), "starter", zone="UTC", now_ms=NOW + 90_000, begun=begun
+    )
+    assert done.subscribed.subscription.start_ms == SECOND + 60_000
+
+
+def test_a_rehearsal_changes_nothing_and_refuses_what_would_be_refused(connection: sqlite3.Connection) -> None:
+    before = list(connection.iterdump())
+
+    def rehearse(person: Person, plan: str | None = None) -> Subscription:
+        return onboarding.rehearse(connection, OF, person, plan, zone="UTC", now_ms=NOW)
+
+    end = rehearse(Person("acme"))
+    assert (end.plan, end.anchor_ms) == ("pro", SECOND)
+    for person, plan in ((Person("a b"), "pro"), (Person("acme"), "none"), (Person("other"), None)):
+        with pytest.raises(StoreError):
+            rehearse(person, plan)
+    assert list(connection.iterdump()) == before
+    onboard(connection)
+    with pytest.raises(StoreError, match="to change that"):
+        rehearse(Person("user-001"), "pro")

@@ -12,6 +12,7 @@ import pytest
 from proxy.billing import openmeter
 from proxy.billing.openmeter import PAGE_ITEMS, TRIES, OpenMeter
 from proxy.errors import ConfigurationError, EngineRefused, EngineUnavailable, EngineUnreadable
+from proxy.sections import SinkSettings
 from tests.delivery.receiver import Answer, Receiver
 
 TOKEN = "kpat_S3cretS3cretS3cret"
@@ -231,3 +232,33 @@ async def test_numbered_pages_that_do_not_end_are_left(receiver: Receiver, monke
         with pytest.raises(EngineUnreadable, match="do not end"):
             [_ async for _ in engine.by_number("/meters")]
     assert len(receiver.received) == 3
+
+
+async def test_a_change_is_sent_once_and_may_have_no_answer(receiver: Receiver) -> None:
+    receiver.script += [Answer(201, b'{"id": "1"}'), Answer(204), Answer(503, headers={"retry-after": "3"})]
+    async with asking(receiver) as engine:
+        assert await engine.change("POST", "/meters", {"key": "a"}) == {"id": "1"}
+        assert await engine.change("DELETE", "/meters/1") == {}
+        with pytest.raises(EngineUnavailable) as unknown:
+            await engine.change("PUT", "/meters/1", {"name": "b"})
+    assert unknown.value.retry_after_s == 3
+    assert [(one.method, one.body) for one in receiver.received] == [
+        ("POST", b'{"key":"a"}'),
+        ("DELETE", b""),
+        ("PUT", b'{"name":"b"}'),
+    ]
+
+
+async def test_a_token_that_may_read_and_not_change_is_told_so(receiver: Receiver) -> None:
+    receiver.script += [Answer(403)]
+    async with asking(receiver) as engine:
+        with pytest.raises(EngineRefused, match=r"may not change this .*Product Catalog Admin"):
+            await engine.change("POST", "/meters", {})
+
+
+async def test_the_engine_is_where_events_go() -> None:
+    assert openmeter.engine_of(SinkSettings()) is None
+    engine = openmeter.engine_of(SinkSettings(konnect_api_url="http://user:pass@127.0.0.1:1/api/v3/openmeter/"))
+    assert engine is not None
+    assert engine.url == "http://127.0.0.1:1/api/v3/openmeter"
+    await engine.close()

@@ -115,3 +115,8 @@ def test_the_buckets_stand_in_the_columns_order(connection: sqlite3.Connection) 
         columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
         start = columns.index(BUCKETS[0])
         assert tuple(columns[start : start + len(BUCKETS)]) == BUCKETS
+
+
+def test_the_first_use_of_a_subject_reads_one_hour(ledger: sqlite3.Connection) -> None:
+    assert plan(ledger, queries.FIRST_HOUR) == "SEARCH rollups USING PRIMARY KEY (subject=?)"
+    assert "events_by_time (time_ms>? AND time_ms<?)" in plan(ledger, queries.FIRST_EVENT)

@@ -18,10 +18,10 @@ from proxy.errors import TooMuch
 from proxy.instants import HOUR_MS, Period
 from proxy.limits import Calendar
 from proxy.model import BUCKETS, UNITS, CostState, Settlement, Units, Usage, UsageSource
-from proxy.store.database import Database
+from proxy.store.database import Database, begin
 from proxy.store.ledger import record
 from proxy.store.tenants import create_key, create_tenant
-from proxy.store.usage import Bounds, Costs, Group, Line, Report, has_usage, key_names, parse_groups, report
+from proxy.store.usage import Bounds, Costs, Group, Line, Report, first_ms, has_usage, key_names, parse_groups, report
 from tests.running import EVER
 from tests.store.samples import TIME_MS, any_settlement, settlement, settlements
 
@@ -246,3 +246,11 @@ def test_the_fields_are_named_as_in_events() -> None:
         "key": "key_id",
         "source": "usage_source",
     }
+
+
+def test_the_first_use_of_a_subject_is_known_to_the_millisecond(connection: sqlite3.Connection) -> None:
+    assert first_ms(connection, "acme") is None
+    with begin(connection):
+        for name, subject, ms in (("a", "acme", 5_000), ("b", "acme", 4_999), ("c", "other", 0)):
+            record(connection, [settlement(name, subject=subject, time_ms=TIME_MS + ms)])
+    assert first_ms(connection, "acme") == TIME_MS + 4_999

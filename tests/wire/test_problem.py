@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.wire.problem import RETRY_AFTER_MAX_S, problem, readable, retry_after_s
+from proxy.wire.problem import RETRY_AFTER_MAX_S, ahead_s, problem, readable, retry_after_s
 
 json = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(st.characters(codec="utf-8")),
@@ -55,3 +55,9 @@ def test_what_is_readable_is_one_line(text: str) -> None:
 )
 def test_when_to_come_back_is_seconds_or_a_date(value: str, wait_s: float | None) -> None:
     assert retry_after_s(value, now_s=1_776_076_200.0) == wait_s
+
+
+def test_a_date_is_ahead_of_now_or_behind() -> None:
+    assert ahead_s("Mon, 13 Apr 2026 10:30:07 GMT", now_s=1_776_076_200.5) == 6.5
+    assert ahead_s("Mon, 13 Apr 2026 12:29:00 +0200", now_s=1_776_076_200.0) == -60
+    assert ahead_s("", now_s=0) is ahead_s("yesterday", now_s=0) is None
