@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from proxy.gateway.quotas import _ESTIMATE_FACTOR
 from proxy.model import Outcome, Unit, UsageSource
 from proxy.store import limits as stored
 from proxy.wire.tokens import tokenizer_for
+from tests.delivery.ledger import event_of
 from tests.gateway.test_forward import CHAT, all_closed, between
 from tests.raw import RawClient, unchunked
 from tests.running import Running, wait_until
@@ -109,6 +111,28 @@ def test_a_stream_ends_by_its_length_where_the_limit_does_and_what_was_delivered
         settled(server)
         if at_once == 1:
             all_closed(upstream)
+        refused = httpx.post(server.url + CHAT, json=ASK_STREAM, headers={"x-api-key": key})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "insufficient_quota")
+
+
+def test_a_limit_in_money_stops_a_stream_where_its_money_does(tmp_path: Path) -> None:
+    prices = '[[price]]\nmodel = "gpt-4o*"\ninput_per_million = "2"\noutput_per_million = "100"\n'
+    (tmp_path / "prices.toml").write_text(prices)
+    own = {"TOLLGATE_PRICES__FILE": str(tmp_path / "prices.toml")}
+    with stopping(tmp_path, default=words(1000), **own) as (server, _):
+        key = server.key()
+        limit(server.app.database, "usd/total=0.03")
+        raw = stream(server, key)
+        assert b": stopped by tollgate, used up: usd/total of 0.03 (tenant)\ndata: " in raw
+        found = events(raw)
+        assert found[-1]["choices"][0]["finish_reason"] == "length"
+        one = server.settlement()
+        assert one.outcome is Outcome.STOPPED
+        assert one.usage.completion_tokens == tokens(said(found))
+        cost = Decimal(event_of(one, "tollgate")["data"]["cost_usd"])
+        assert cost == (2 * one.usage.prompt_tokens + 100 * one.usage.completion_tokens) / Decimal(1_000_000)
+        a_token = Decimal("0.0001")
+        assert Decimal("0.03") - a_token <= cost <= Decimal("0.03") + tokens(WORD) * a_token
         refused = httpx.post(server.url + CHAT, json=ASK_STREAM, headers={"x-api-key": key})
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "insufficient_quota")
 
