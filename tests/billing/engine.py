@@ -96,17 +96,18 @@ class Engine:
 
     # The API
 
+    def routes(self, below: str) -> list[Route]:
+        """What it does with events, whoever has the meters."""
+        return [
+            Route(f"{below}/events", self._ingest, methods=["POST"]),
+            Route(f"{below}/events", self._list, methods=["GET"]),
+            Route(f"{below}/meters/{{id}}/query", self._query, methods=["POST"]),
+        ]
+
     @contextmanager
     def running(self) -> Iterator[Engine]:
-        app = Starlette(
-            routes=[
-                Route("/v3/openmeter/events", self._ingest, methods=["POST"]),
-                Route("/v3/openmeter/events", self._list, methods=["GET"]),
-                Route("/v3/openmeter/meters", self._meters, methods=["GET"]),
-                Route("/v3/openmeter/meters/{id}/query", self._query, methods=["POST"]),
-            ],
-            lifespan=_nothing,
-        )
+        meters = Route("/v3/openmeter/meters", self._meters, methods=["GET"])
+        app = Starlette(routes=[meters, *self.routes("/v3/openmeter")], lifespan=_nothing)
         with socket.create_server(("127.0.0.1", 0)) as listener, serve(app, listener):
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v3/openmeter"
             yield self

@@ -119,11 +119,12 @@ class Selling:
         return [one for one in self.asked if not one.startswith("GET")]
 
     @contextmanager
-    def running(self) -> Iterator[Selling]:
+    def running(self, *first: Route) -> Iterator[Selling]:
+        """Serves, and before that these routes of another part of the engine."""
         route = Route("/{path:path}", self._serve, methods=["GET", "POST", "PUT", "DELETE", "PATCH"])
         with (
             socket.create_server(("127.0.0.1", 0)) as listener,
-            serve(Starlette(routes=[route], lifespan=_nothing), listener),
+            serve(Starlette(routes=[*first, route], lifespan=_nothing), listener),
         ):
             self.base = f"http://127.0.0.1:{listener.getsockname()[1]}"
             yield self
