@@ -11,7 +11,7 @@ import pytest
 
 from proxy.admin.api import BODY_BYTES_MAX
 from proxy.admin.operations import OPERATIONS
-from proxy.store import queries
+from proxy.store import accounts
 from proxy.store.tenants import keys, tenants
 from tests.admin.asking import TOKEN, Operator, operating, problem_of
 from tests.raw import RawClient
@@ -230,6 +230,6 @@ def test_what_fails_inside_is_told_as_our_fault_and_no_more(
 ) -> None:
     answers_oddly = "SELECT 'a', 5, 'active', 0, '', '', 0 WHERE ? < 'x' LIMIT ?"
     for query in (5, answers_oddly):  # a call that is wrong, and an answer that does not fit its model
-        monkeypatch.setattr(queries, "TENANTS", query)
+        monkeypatch.setattr(accounts, "TENANTS", query)
         said = operator.refused("GET", "/tenants", 500, "internal_error")
         assert said["detail"] == "This service failed to serve your request."
