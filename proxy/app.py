@@ -37,6 +37,7 @@ from proxy.gateway.stop import Stops
 from proxy.gateway.tally import Tally
 from proxy.limits import Calendar
 from proxy.model import Settlement
+from proxy.payments.endpoint import Hooks
 from proxy.settings import Settings, load
 from proxy.store.callers import Callers
 from proxy.store.commit import GroupCommit
@@ -240,7 +241,11 @@ class App:
         admin = AdminApi(OPERATIONS, desk, self.gateway.read_body, "" if token is None else token.get_secret_value())
         docs = Docs()
         pages = {"/openapi.json": docs.openapi, "/docs": docs.docs}
-        return create_web(readiness, metrics, usage, agent, admin, pages)
+        hooks = Hooks(
+            *(settings.hooks, self.commit, self._noted, self.gateway.refusals, _now_ms),
+            body_timeout_s=settings.server.body_timeout_s,
+        )
+        return create_web(readiness, metrics, usage, agent, admin, pages, hooks.endpoints)
 
     def _start_delivery(self) -> None:
         if self._sink is not None and self._relay is not None:
@@ -281,6 +286,10 @@ class App:
             self._relay.wake()
         if self._webhooks is not None:
             self._webhooks.lookout.wake()
+
+    def _noted(self) -> None:
+        if self._webhooks is not None:
+            self._webhooks.relay.wake()
 
     def _recorded_elsewhere(self, found: list[Settlement] | None) -> None:
         self.quotas.settled_elsewhere(found)

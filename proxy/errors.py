@@ -25,6 +25,7 @@ TollgateError
 │   ├── UnsupportedEncoding     415
 │   ├── RateLimited             429  a limit by the minute or hour, or others have reserved what is left: try again
 │   ├── QuotaExceeded           429  a limit that renews late, or not by itself: do not try again
+│   │   └── PaymentRequired     402  the tenant is suspended: a payment has failed
 │   ├── HeadTooLarge            431
 │   ├── ClientGone              499  the client left before its request was sent on; nobody sees this
 │   ├── NotMeterable            501  a route that would get around the meter
@@ -244,6 +245,12 @@ class QuotaExceeded(ProxyError):
 
     def headers(self) -> Headers:
         return [(b"x-should-retry", b"false")]  # the SDKs obey it
+
+
+class PaymentRequired(QuotaExceeded):
+    status = 402
+    type = "invalid_request_error"
+    code = "payment_required"
 
 
 class EntitlementUnknown(ProxyError):

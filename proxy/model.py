@@ -149,6 +149,7 @@ class Tenant:
 
     `upstream_key` says where its own upstream key is found (`env:NAME`, `file:PATH`); empty: it shares the service's.
     `plan` names the plan whose limits hold for it as well, `anchor_ms` when its first billing period began.
+    `suspended_ms` is since when it is suspended for a payment that failed; None where it is not.
     """
 
     id: str
@@ -159,6 +160,7 @@ class Tenant:
     plan: str = ""
     anchor_ms: int = 0
     origin: Provenance = "managed"
+    suspended_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +261,7 @@ class Caller:
     `subject` is whose usage it is: the tenant, unless a trusted key named another (`X-Tollgate-Subject`).
     An empty `models` allows every model. `upstream_key` says where the upstream key is found that its requests go out
     with; empty: the service's own, which all share. `own_account`: with that key, nobody but the subject does.
-    `limits` is what the subject may use, and the key.
+    `limits` is what the subject may use, and the key. `suspended`: a payment of the tenant's has failed.
     """
 
     key_id: str
@@ -271,6 +273,7 @@ class Caller:
     upstream_key: str = ""
     own_account: bool = False
     limits: tuple[Limit, ...] = ()
+    suspended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +323,11 @@ class Topic(StrEnum):
     LIMIT_EXHAUSTED = "limit.exhausted"  # a hard limit is used up, or a request did not fit what is left of it
     KEY_EXPIRING = "key.expiring"
     BACKLOG_LATE = "sink.backlog_late"  # events have waited for too long for the sink
+    INVOICE_CREATED = "invoice.created"
+    INVOICE_FINALIZED = "invoice.finalized"
+    INVOICE_PAYMENT_FAILED = "invoice.payment_failed"
+    INVOICE_PAID = "invoice.paid"
+    INVOICE_VOIDED = "invoice.voided"
     TEST = "webhook.test"
 
 

@@ -24,6 +24,7 @@ from proxy.limits import Calendar
 #: What Standard Webhooks demands of a secret.
 _SECRET_BYTES_MIN = 24
 _SECRET_BYTES_MAX = 64
+_STRIPE_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_-]{16,256}")
 #: Of a soft limit more than all of it may be used.
 _PERCENT_MAX = 1000
 
@@ -68,6 +69,12 @@ def check_webhook_secrets(secrets: str) -> None:
             )
 
 
+def check_stripe_secrets(secrets: str) -> None:
+    """As Stripe shows it for an endpoint: `whsec_…`. Of several, with spaces, each. Raises `ValueError`."""
+    if not secrets.split() or not all(_STRIPE_SECRET.fullmatch(one) for one in secrets.split()):
+        raise ValueError("must be whsec_ and what follows it, as Stripe shows the endpoint's signing secret")
+
+
 def percentages(listed: object) -> tuple[int, ...]:
     """Whole percentages, in order, each once. Raises `ValueError`, worded for the user."""
     try:
@@ -90,6 +97,11 @@ def _listed(value: object) -> object:
 
 def _are_webhook_secrets(value: SecretStr) -> SecretStr:
     check_webhook_secrets(value.get_secret_value())
+    return value
+
+
+def _are_stripe_secrets(value: SecretStr) -> SecretStr:
+    check_stripe_secrets(value.get_secret_value())
     return value
 
 
@@ -291,4 +303,22 @@ class WebhookSettings(Section):
     def _is_there(cls, value: SecretStr | None, given: ValidationInfo) -> SecretStr | None:
         if value is None and given.data.get("url") is not None:
             raise ValueError("is missing, and webhooks.url is set")
+        return value
+
+
+class HookSettings(Section):
+    """Who may tell of invoices and payments, and what follows."""
+
+    openmeter_secret: Annotated[SecretStr, AfterValidator(_are_webhook_secrets)] | None = None
+    """Of OpenMeter's or Konnect's channel: `whsec_…`; while it is changed, both, with a space. Empty: 404."""
+    stripe_secret: Annotated[SecretStr, AfterValidator(_are_stripe_secrets)] | None = None
+    """Of Stripe's endpoint: `whsec_…`; while it is changed, both, with a space. Empty: 404."""
+    suspends: bool = False
+    """Whether a tenant is refused (402) from a failed payment on, until the invoice is paid."""
+
+    @field_validator("suspends")
+    @classmethod
+    def _is_told(cls, value: bool, given: ValidationInfo) -> bool:
+        if value and not any(given.data.get(name) for name in ("openmeter_secret", "stripe_secret")):
+            raise ValueError("nobody can tell of payments: set hooks.openmeter_secret or hooks.stripe_secret")
         return value

@@ -23,6 +23,7 @@ from proxy.sections import (
     AgentSettings,
     BillingSettings,
     EntitlementSettings,
+    HookSettings,
     LimitSettings,
     PriceSettings,
     Section,
@@ -75,6 +76,7 @@ class Settings(Section):
     webhooks: WebhookSettings = WebhookSettings()
     billing: BillingSettings = BillingSettings()
     prices: PriceSettings = PriceSettings()
+    hooks: HookSettings = HookSettings()
     _source: Source | None = PrivateAttr(None)
 
     @property

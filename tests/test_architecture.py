@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "delivery": {"model", "errors", "money", "sections", "settings", "wire", "store"},
     "webhooks": {"model", "errors", "limits", "instants", "sections", "settings", "store", "delivery", "web"},
     "billing": {"model", "errors", "money", "limits", "instants", "sections", "settings", "wire", "store", "delivery"},
+    "payments": {"model", "errors", "sections", "store", "webhooks"},
     "agent": {"model", "errors", "sections", "settings", "wire", "upstream", "store", "gateway"},
     "web": {
         *("model", "errors", "money", "limits", "instants", "sections", "settings", "gateway", "store", "delivery"),
@@ -44,7 +45,7 @@ MAY_IMPORT = {
     },
     "app": {
         *("model", "errors", "limits", "sections", "settings", "wire", "upstream", "store", "gateway", "delivery"),
-        *("webhooks", "declaration", "agent", "billing", "web", "admin"),
+        *("webhooks", "payments", "declaration", "agent", "billing", "web", "admin"),
     },
     "cli": {
         *("model", "errors", "money", "limits", "instants", "sections", "settings", "wire", "store", "delivery"),

@@ -17,6 +17,8 @@ from proxy.agent.endpoint import ENDPOINTS as AGENT_ENDPOINTS
 from proxy.cli import app as cli
 from proxy.limits import Written
 from proxy.model import MOVES, NO_USAGE, EventState, Outcome, Settlement, Topic, UsageSource
+from proxy.payments.follow import message
+from proxy.payments.invoices import Told
 from proxy.settings import ECOSYSTEM_VARIABLES, known_keys
 from proxy.store.limits import set_limit
 from proxy.web.usage import GROUPS, PARAMETERS
@@ -30,7 +32,15 @@ from tests.webhooks.test_messages import KEY, STANDING
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 EXAMPLE = (ROOT / "config" / "tollgate.example.toml").read_text()
-WEB_ROUTES = ("/healthz", "/readyz", "/metrics", "/api/usage", "/openapi.json", "/docs")
+WEB_ROUTES = (
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/api/usage",
+    "/openapi.json",
+    "/docs",
+)
+HOOKS = ("/hooks/openmeter", "/hooks/stripe")
 ADMIN_ROUTES = sorted({one.path for one in OPERATIONS})
 
 
@@ -56,7 +66,9 @@ def test_every_variable_of_the_ecosystem_is_in_readme(name: str) -> None:
     assert f"`{name}`" in README
 
 
-@pytest.mark.parametrize("route", [*[one.name for one in ENDPOINTS], *AGENT_ENDPOINTS, *WEB_ROUTES, *ADMIN_ROUTES])
+@pytest.mark.parametrize(
+    "route", [*[one.name for one in ENDPOINTS], *AGENT_ENDPOINTS, *WEB_ROUTES, *HOOKS, *ADMIN_ROUTES]
+)
 def test_every_route_is_in_readme(route: str) -> None:
     assert f"{route}`" in README
 
@@ -86,7 +98,10 @@ def test_every_member_of_the_event_is_in_readme() -> None:
 
 
 def test_every_member_of_a_webhook_is_in_readme() -> None:
-    for one in (threshold_crossed(STANDING, 80, 0, 0), key_expiring(KEY, 0), backlog_late(1, 0, 0, "", 0)):
+    paid = message(
+        Told("stripe", "evt_1", Topic.INVOICE_PAID, 0, "in_1", "cus_1", "USD", (), ()), "", 0, suspended=False
+    )
+    for one in (threshold_crossed(STANDING, 80, 0, 0), key_expiring(KEY, 0), backlog_late(1, 0, 0, "", 0), paid):
         body = orjson.loads(one.body)
         for member in (*body, *body["data"]):
             assert f'"{member}":' in README

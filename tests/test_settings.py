@@ -40,9 +40,12 @@ OTHER: dict[str, str] = {
     "webhooks.secret": "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
     "webhooks.thresholds": "50, 90",
     "webhooks.key_expiry_days": "77",
+    "hooks.openmeter_secret": "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
+    "hooks.stripe_secret": "whsec_4fV0mPq7sT2xYc9LkR1nWd8e",
+    "hooks.suspends": "true",
 }
 #: What a key cannot be set without.
-NEEDED = {"webhooks.url": "webhooks.secret"}
+NEEDED = {"webhooks.url": "webhooks.secret", "hooks.suspends": "hooks.stripe_secret"}
 
 
 def other(keys: tuple[str, ...]) -> str:
@@ -318,6 +321,7 @@ def test_the_example_names_every_key_with_its_default_and_explanation(tmp_path: 
         "webhooks": {},
         "billing": {},
         "prices": {},
+        "hooks": {},
     }
     uncommented = re.sub(r"^# (?=[a-z_]+ = )", "", text, flags=re.MULTILINE)
     path = tmp_path / "all.toml"
@@ -360,3 +364,18 @@ def test_the_command_line_s_own_variable_is_passed_over_and_does_not_belong_into
     (tmp_path / ".env").write_text("TOLLGATE_SERVER=http://x\n")
     with pytest.raises(ConfigurationError, match="TOLLGATE_SERVER is not a setting"):
         load({}, directory=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("OPENMETER_SECRET", "not-a-secret-of-ours", "must be whsec_ and 24 to 64 bytes in base64"),
+        ("STRIPE_SECRET", "not-a-secret-of-ours", "must be whsec_ and what follows it"),
+        ("STRIPE_SECRET", "whsec_4fV0mPq7sT2xYc9LkR1nWd8e sk_live_not-a-secret-of-ours", "must be whsec_ and what"),
+        ("SUSPENDS", "true", "nobody can tell of payments: set hooks.openmeter_secret or hooks.stripe_secret"),
+    ],
+)
+def test_hooks_that_cannot_work_are_refused(name: str, value: str, words: str, tmp_path: Path) -> None:
+    refused = refusal(tmp_path, **{f"TOLLGATE_HOOKS__{name}": value})
+    assert refused.startswith(f"hooks.{name.lower()} (TOLLGATE_HOOKS__{name}): {words}")
+    assert "not-a-secret" not in refused

@@ -214,6 +214,17 @@ def _web_paths() -> dict[str, Json]:
         },
         "/openapi.json": {"get": _plain("openapi", "This description", _OBJECT)},
         "/docs": {"get": _plain("docs", "This description, to read", {"text/html": {"schema": _TEXT}})},
+        **{f"/hooks/{source.lower()}": {"post": _hook(source)} for source in ("OpenMeter", "Stripe")},
+    }
+
+
+def _hook(source: str) -> Json:
+    return {
+        "operationId": f"hooks_{source.lower()}",
+        "tags": ["Service"],
+        "summary": f"What {source} tells of invoices, with its signature",
+        "requestBody": {"required": True, "content": _OBJECT},
+        "responses": {"204": {"description": "What follows is on disk."}, "default": _refused()},
     }
 
 

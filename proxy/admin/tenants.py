@@ -10,7 +10,7 @@ from pydantic import Field
 from proxy.admin.limits import Standing, plan_of, standings_of
 from proxy.admin.operation import NAME_CHARS_MAX, Answer, Asked, Context, Page, Paged, operation, page_of
 from proxy.errors import NoSuch, WrongInput
-from proxy.instants import iso, parse_instant
+from proxy.instants import iso, iso_or_none, parse_instant
 from proxy.model import SUBJECT_PATTERN, Provenance
 from proxy.model import Tenant as StoredTenant
 from proxy.store import tenants
@@ -33,6 +33,8 @@ class Tenant(Answer):
     """When its first billing period began; the others begin on the same day of their months."""
     origin: Provenance
     """Who changes it: operators, or the file that declares it (or did once: `withdrawn`)."""
+    suspended_since: str | None = None
+    """Since when its requests are refused for a payment that failed; null: they are not."""
 
 
 class ShownTenant(Tenant):
@@ -131,6 +133,7 @@ def tenant_of(one: StoredTenant) -> Tenant:
         plan=one.plan or None,
         period_anchor=iso(one.anchor_ms),
         origin=one.origin,
+        suspended_since=iso_or_none(one.suspended_ms),
     )
 
 

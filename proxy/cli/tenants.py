@@ -17,12 +17,15 @@ from proxy.cli.keys import print_keys
 from proxy.cli.opening import open_store, reading
 from proxy.cli.output import Json, print_facts, print_json, print_table, printable
 from proxy.cli.standings import print_standings
+from proxy.cli.suspensions import resume, show_suspensions
 from proxy.declaration.write import written
 from proxy.limits import Calendar
 from proxy.model import Window
 from proxy.store import tenants as stored
 
 app = typer.Typer(help="Who is billed.", no_args_is_help=True)
+app.command("suspensions")(show_suspensions)
+app.command("resume")(resume)
 
 _SHARED = "shared"
 
@@ -56,7 +59,7 @@ def list_tenants(ctx: typer.Context, as_json: Json = False) -> None:
         ("id", "name", "status", "created", "plan", "upstream key", "origin"),
         [
             (
-                *(one.id, one.name, one.status, short(one.created_at), one.plan or ""),
+                *(one.id, one.name, _status(one), short(one.created_at), one.plan or ""),
                 *(one.upstream_key or _SHARED, one.origin),
             )
             for one in found
@@ -77,7 +80,7 @@ def show(ctx: typer.Context, tenant_id: _TenantId, as_json: Json = False) -> Non
         [
             ("id", tenant.id),
             ("name", tenant.name),
-            ("status", tenant.status),
+            ("status", _status(tenant)),
             ("created", short(tenant.created_at)),
             ("upstream key", tenant.upstream_key or _SHARED),
             ("plan", tenant.plan or "none"),
@@ -172,3 +175,7 @@ def _print_change(tenant: Tenant, done: str, as_json: bool) -> None:
         print_json(tenant.json_object())
     else:
         typer.echo(f"Tenant {printable(tenant.id)} is {done}.")
+
+
+def _status(tenant: Tenant) -> str:
+    return "suspended" if tenant.status == "active" and tenant.suspended_since else tenant.status

@@ -184,6 +184,8 @@ def _about(sent: Sent) -> str:
             return str(data["limit"])
         case Topic.KEY_EXPIRING:
             return f"{data['key_id']} at {data['expires_at']}"
+        case topic if topic.startswith("invoice."):
+            return str(data["invoice"])
         case _:
             return str(data.get("message", ""))
 

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
 
-from proxy.errors import Forbidden, Headers, InvalidRequest, Unauthenticated
+from proxy.errors import Forbidden, Headers, InvalidRequest, PaymentRequired, Unauthenticated
 from proxy.model import SUBJECT_PATTERN, Caller, Hidden, Limit, Tenant
 from proxy.store.tenants import hash_of
 from proxy.wire.headers import CREDENTIALS
 
 _KEY_BYTES_MAX = 512
 _HIDDEN = CREDENTIALS | {b"proxy-authorization"}
+_UNPAID = "This account is suspended, because a payment has failed. It is served again as soon as its invoice is paid."
 
 
 class CallerDirectory(Protocol):
@@ -37,7 +38,9 @@ class Authenticator:
         self._now_s = now_s
 
     async def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
-        """Raises `Unauthenticated` (401), `Forbidden` (403, a disabled tenant) or `LedgerUnavailable` (503)."""
+        """Raises `Unauthenticated` (401), `PaymentRequired` (402, a suspended tenant), `Forbidden` (403, a disabled
+        one) or `LedgerUnavailable` (503).
+        """
         secret, subject = _read(headers)
         if not secret:
             raise Unauthenticated(
@@ -52,6 +55,8 @@ class Authenticator:
             raise Unauthenticated("Your API key has expired. Ask whoever runs this service for a new one.")
         if not caller.active:
             raise Forbidden("This account is disabled.", code="tenant_disabled")
+        if caller.suspended:
+            raise PaymentRequired(_UNPAID)
         # Only a trusted key may say whose usage it is; from any other the header means nothing.
         return caller if subject is None or not caller.trusted else await self._act_for(caller, subject)
 
@@ -64,6 +69,8 @@ class Authenticator:
         tenant = await self._callers.tenant(subject)
         if tenant is not None and tenant.status == "disabled":
             raise Forbidden("This account is disabled.", code="tenant_disabled")
+        if tenant is not None and tenant.suspended_ms is not None:
+            raise PaymentRequired(_UNPAID)
         caller = replace(caller, subject=subject, limits=await self._callers.limits(subject, caller.key_id))
         # Whoever has no upstream key of its own shares its speaker's with all that this one speaks for.
         if tenant is not None and tenant.upstream_key:

@@ -7,8 +7,10 @@ KEY_NAMES = "SELECT id, name FROM keys WHERE tenant_id IN (?, (SELECT tenant_id 
 
 # Who changes it: managed by command, declared in a file, or declared once and withdrawn.
 _ORIGIN = "coalesce((SELECT state FROM declared WHERE owner_kind = '{0}' AND owner = {0}s.id), 'managed')"
+_SUSPENDED = "(SELECT min(start_ms) FROM suspensions WHERE tenant_id = tenants.id AND end_ms IS NULL)"
 _TENANT_COLUMNS = (
-    f"id, name, status, created_ms, upstream_key, plan, coalesce(anchor_ms, created_ms), {_ORIGIN.format('tenant')}"
+    f"id, name, status, created_ms, upstream_key, plan, coalesce(anchor_ms, created_ms), {_ORIGIN.format('tenant')},"
+    f" {_SUSPENDED}"
 )
 INSERT_TENANT = """
     INSERT INTO tenants (id, name, status, created_ms, upstream_key, plan) VALUES (?, ?, 'active', ?, ?, ?)
@@ -44,10 +46,10 @@ REVOKE_KEY = "UPDATE keys SET revoked_ms = ? WHERE id = ? AND revoked_ms IS NULL
 EXPIRE_KEY = "UPDATE keys SET expires_ms = ? WHERE id = ? AND (expires_ms IS NULL OR expires_ms > ?)"
 
 # Who a key (by its hash) belongs to, unless it was revoked.
-CALLER = """
+CALLER = f"""
     SELECT
         keys.id, keys.tenant_id, tenants.status, keys.models, keys.trusted, keys.expires_ms, tenants.upstream_key,
-        keys.hash
+        {_SUSPENDED}, keys.hash
     FROM keys JOIN tenants ON tenants.id = keys.tenant_id WHERE keys.hash = ? AND keys.revoked_ms IS NULL
 """
 

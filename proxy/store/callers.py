@@ -97,7 +97,7 @@ class Callers:
         row = self._link.connection().execute(accounts.CALLER, (key_hash,)).fetchone()
         if row is None or not compare_digest(row[-1], key_hash):
             return None
-        key_id, tenant_id, status, models, trusted, expires_ms, upstream_key, _ = row
+        key_id, tenant_id, status, models, trusted, expires_ms, upstream_key, suspended_ms, _ = row
         caller = Caller(
             key_id,
             tenant_id,
@@ -108,6 +108,7 @@ class Callers:
             upstream_key,
             own_account=bool(upstream_key),
             limits=self._look_up_limits(tenant_id, key_id),
+            suspended=suspended_ms is not None,
         )
         if len(self._remembered) >= _REMEMBERED_MAX:
             self._remembered.popitem(last=False)

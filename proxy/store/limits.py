@@ -105,7 +105,7 @@ def effective(connection: sqlite3.Connection, tenant_id: str, key_id: str = "") 
     row = connection.execute(accounts.TENANT, (tenant_id,)).fetchone()
     found: dict[Counted, Limit] = {}
     if row is not None:
-        *_, plan, anchor_ms, _ = row
+        *_, plan, anchor_ms, _, _ = row
         for kind, owner in (("plan", plan), ("tenant", tenant_id)):
             for one in connection.execute(accounts.LIMITS_OF, (kind, owner)) if owner else ():
                 limit = _limit(one, scope="tenant", owner=tenant_id, anchor_ms=anchor_ms)

@@ -28,8 +28,9 @@ def create_web(
     agent: Mapping[str, ASGIApp],
     admin: ASGIApp,
     pages: Mapping[str, Page],
+    hooks: Mapping[str, Page],
 ) -> Starlette:
-    """The application for everything but `/v1`; `agent` and `pages` (which are only read) are by path."""
+    """The application for everything but `/v1`; `agent`, `pages` (which are only read) and `hooks` are by path."""
     routes = [
         Route("/healthz", healthz, methods=["GET"]),
         Route("/readyz", readiness.readyz, methods=["GET"]),
@@ -39,6 +40,7 @@ def create_web(
         Route("/admin", admin),
         Mount("/admin", admin),
         *(Route(path, page, methods=["GET"]) for path, page in pages.items()),
+        *(Route(path, hook, methods=["POST"]) for path, hook in hooks.items()),
     ]
     web = Starlette(routes=routes, exception_handlers={HTTPException: _refuse_route, ProxyError: _refuse})
     web.router.redirect_slashes = False  # to whatever Host the client names

@@ -58,6 +58,13 @@ def backlog_late(pending: int, oldest_ms: int, late_s: int, words: str, now_ms: 
     return _notification(Topic.BACKLOG_LATE, "", [oldest_ms, late_s], data, now_ms, now_ms)
 
 
+def invoice_told(
+    topic: Topic, tenant: str, about: list[Any], data: dict[str, Any], time_ms: int, now_ms: int
+) -> Notification:
+    """What was told of an invoice (`proxy.payments.invoices`). `tenant` is empty where nobody knows whose it is."""
+    return _notification(topic, tenant, about, {"tenant": tenant or None, **data}, time_ms, now_ms)
+
+
 def trial(now_ms: int) -> Notification:
     """Sent on demand, and never noted."""
     data = {"message": "Tollgate's webhooks reach you."}

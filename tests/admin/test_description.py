@@ -18,6 +18,7 @@ from proxy.store import outbox
 from proxy.store.ledger import record
 from tests.admin.asking import TOKEN, operating
 from tests.cli.conftest import settlement
+from tests.payments.senders import HOOKS
 from tests.running import tollgate
 
 DESCRIPTION = describe(OPERATIONS)
@@ -33,7 +34,7 @@ def test_it_is_valid() -> None:
 
 def test_every_route_of_the_application_is_in_it_and_nothing_else(tmp_path: Path) -> None:
     described = {path for path in DESCRIPTION["paths"] if not path.startswith("/admin/")}
-    with tollgate(tmp_path) as server:
+    with tollgate(tmp_path, **HOOKS) as server:
         routes = [route for route in server.app._web.routes if isinstance(route, Route) and route.path != "/admin"]
         assert {route.path for route in routes} == described
         for path in described:

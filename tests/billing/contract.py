@@ -6,7 +6,7 @@ The excerpts hold the three operations with all the schemas that these need, wit
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -65,14 +65,28 @@ def excerpt(whole: dict[str, Any], operations: tuple[Operation, ...] = OPERATION
             status: {"content": {"application/json": {"schema": content["schema"]}}} if content else {}
         }
         paths.setdefault(path, {})[method] = _terse(kept)
+    return {"paths": paths, "components": _referred(whole, _references(paths))}
+
+
+def excerpt_of_schemas(whole: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Schemas of a whole document, with all that they refer to."""
+    return {"components": _referred(whole, (("schemas", name) for name in names))}
+
+
+def faults_of_schema(path: Path, name: str, instance: object) -> list[str]:
+    """What is wrong with something that a schema describes."""
+    return [*_faults(path, ("components", "schemas", name), instance)]
+
+
+def _referred(whole: dict[str, Any], wanted: Iterable[tuple[str, str]]) -> dict[str, Any]:
     found: dict[str, dict[str, Any]] = {}
-    waiting = [*_references(paths)]
+    waiting = [*wanted]
     while waiting:
         kind, name = waiting.pop()
         if name not in found.setdefault(kind, {}):
             found[kind][name] = _terse(whole["components"][kind][name])
             waiting += _references(found[kind][name])
-    return {"paths": paths, "components": {kind: dict(sorted(found[kind].items())) for kind in sorted(found)}}
+    return {kind: dict(sorted(found[kind].items())) for kind in sorted(found)}
 
 
 def _terse(part: Any) -> Any:

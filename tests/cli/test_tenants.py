@@ -29,7 +29,8 @@ def test_a_tenant_is_created_shown_disabled_and_enabled(tollgate: Command) -> No
     assert created["period_anchor"] == created.pop("created_at")
     del created["period_anchor"]
     assert created == {"id": "acme", "name": "Acme [GmbH]", "status": "active", "upstream_key": None, "plan": None} | {
-        "origin": "managed"
+        "origin": "managed",
+        "suspended_since": None,
     }
 
     assert tollgate.done("tenants", "disable", "acme") == "Tenant acme is disabled.\n"

@@ -14,6 +14,8 @@ from proxy.gateway.admit import Admission, Hold
 from proxy.gateway.forward import Exchange
 from proxy.gateway.respond import Passthrough
 from proxy.gateway.settle import Settler
+from proxy.payments import endpoint
+from proxy.payments.endpoint import Hooks
 from proxy.store import commit, followups, notifications
 from proxy.store.commit import GroupCommit
 from proxy.store.holds import Holds, Orphan
@@ -82,6 +84,8 @@ OTHER_STEPS: dict[str, Callable[[], None]] = {
     "after what was interrupted is settled": lambda: before(Orphan, "close"),
     "before what webhooks tell is noted": lambda: before(notifications, "note"),
     "after a webhook is sent": lambda: after(Sender, "send"),
+    "before what was told of a payment is on disk": lambda: after(endpoint, "follow"),
+    "after what was told of a payment is on disk": lambda: after(Hooks, "_follow"),
 }
 
 if __name__ == "__main__":
