@@ -284,6 +284,7 @@ def test_a_settlement_that_goes_to_standard_error_shows_none(tmp_path: Path) -> 
 #: Options and arguments by whose names one could think that they take a secret. Only the first does; the others take a
 #: key's id, and where an upstream's key is found.
 NAMED_SO = {
+    "billing connect-stripe --key",  # takes - alone
     "billing onboard --import",
     "billing onboard --key-name",
     "billing onboard --no-key",

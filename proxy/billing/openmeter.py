@@ -112,6 +112,10 @@ class OpenMeter:
         """
         return await self._try(method, path, None, body, _MEND | _MEND_CHANGE)
 
+    def hide(self, secret: str) -> None:
+        """Never repeat this, whatever the engine says."""
+        self._secrets = (*self._secrets, secret)
+
     async def by_cursor(self, path: str, parameters: Parameters) -> AsyncIterator[Document]:
         """The items of a listing that has cursors, page after page."""
         after: str | None = None

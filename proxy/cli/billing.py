@@ -17,6 +17,7 @@ from proxy.cli.invoices import show_invoice
 from proxy.cli.keys import read_secret
 from proxy.cli.opening import open_store, reading
 from proxy.cli.output import Json, complain, print_json, print_table, printable
+from proxy.cli.stripe import connect_stripe
 from proxy.errors import CatalogError
 from proxy.settings import load
 from proxy.store import subscriptions
@@ -27,6 +28,7 @@ app.command("plan")(show_changes)
 app.command("apply")(apply)
 app.command("doctor")(doctor)
 app.command("invoice")(show_invoice)
+app.command("connect-stripe")(connect_stripe)
 
 _TenantId = Annotated[str, typer.Argument(metavar="TENANT", help="Who is billed.")]
 _PackagedName = "the one that comes with Tollgate"
