@@ -19,6 +19,8 @@ from proxy.admin.operation import Operation
 from proxy.admin.problem import problem
 from proxy.errors import (
     BodyTooLarge,
+    ConfigurationError,
+    EngineError,
     Headers,
     MethodNotAllowed,
     NotFound,
@@ -57,7 +59,7 @@ class AdminApi:
         headers: Headers
         try:
             status, headers, body = await self._answer(scope, receive)
-        except (ProxyError, StoreError) as error:
+        except (ProxyError, StoreError, EngineError, ConfigurationError) as error:
             status, headers, body = problem(error)
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])

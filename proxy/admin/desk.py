@@ -85,8 +85,10 @@ class Desk:
         self._waiting += 1
         try:
             if operation.writes:
+                ahead = operation.ahead
+                known = [] if ahead is None else [await ahead(self._settings, asked, self._rehearse)]
                 async with self._writing:
-                    return await self._write(operation, asked, once)
+                    return await self._write(operation, asked, once, known)
             return await self._read(lambda context: Done(_written(operation, operation.do(context, asked), write_as)))
         except sqlite3.Error as error:
             log.error("an operation of the admin API failed: %s", error)
@@ -101,9 +103,12 @@ class Desk:
 
         return await self._reader.read(ask)
 
-    async def _write(self, operation: Operation[Any, Any], asked: Any, once: Once | None) -> Done:
+    async def _rehearse(self, work: Callable[[Context], T]) -> T:
+        return await self._commit.run(lambda connection: work(self._context(connection)))
+
+    async def _write(self, operation: Operation[Any, Any], asked: Any, once: Once | None, known: list[Any]) -> Done:
         self._commit.check()
-        found: list[Any] = []
+        found = [*known]
         if operation.find is not None:
             find = operation.find
             found.append(await self._read(lambda context: find(context, asked)))
@@ -111,9 +116,9 @@ class Desk:
         def work(connection: sqlite3.Connection) -> tuple[Done, list[Settlement]]:
             context = self._context(connection)
             if once is not None:
-                known = answered.answered(connection, once.key, once.request)
-                if known is not None:
-                    return Done(known.encode(), repeated=True), []
+                said = answered.answered(connection, once.key, once.request)
+                if said is not None:
+                    return Done(said.encode(), repeated=True), []
             answer: Answer = operation.do(context, asked, *found)
             if once is not None:
                 kept = orjson.dumps(answer.to_keep()).decode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, get_type_hints
@@ -100,12 +100,17 @@ class Context:
         return Calendar.of(self.settings.limits.time_zone)
 
 
+#: Does some work in a transaction, and takes it back itself.
+Rehearse = Callable[[Callable[[Context], Any]], Awaitable[Any]]
+
+
 @dataclass(frozen=True)
 class Operation(Generic[I, O]):
     """One thing that an operator may do. `path` has `{}` around those members of what it `takes` that stand in it.
 
     `do` works in the transaction of a context's connection, and raises `StoreError`. What `find` finds before, without
-    keeping others from writing, is given to it. `csv` writes the answer as CSV.
+    keeping others from writing, is given to it, and so is what others over the network are asked `ahead` (by a server
+    alone; raises `EngineError`). `csv` writes the answer as CSV.
     """
 
     name: str
@@ -115,6 +120,7 @@ class Operation(Generic[I, O]):
     gives: type[O]
     do: Callable[..., O]
     find: Callable[[Context, I], Any] | None = None
+    ahead: Callable[[Settings, I, Rehearse], Awaitable[Any]] | None = None
     status: int = 200
     csv: Callable[[O], str] | None = None
 
@@ -146,6 +152,7 @@ def operation(
     takes: type[Any] | None = None,
     status: int = 200,
     find: Callable[[Context, Any], Any] | None = None,
+    ahead: Callable[[Settings, Any, Rehearse], Awaitable[Any]] | None = None,
     csv: Callable[[Any], str] | None = None,
 ) -> Callable[[Callable[Concatenate[Context, I, P], O]], Operation[I, O]]:
     """Make an operation of a function `(context, asked) -> answer`, by its annotations unless they are given."""
@@ -153,7 +160,11 @@ def operation(
     def made(do: Callable[Concatenate[Context, I, P], O]) -> Operation[I, O]:
         hints = get_type_hints(do)
         return Operation(
-            name or do.__name__, method, path, takes or hints["asked"], hints["return"], do, find, status, csv
+            *(name or do.__name__, method, path, takes or hints["asked"], hints["return"], do),
+            find=find,
+            ahead=ahead,
+            status=status,
+            csv=csv,
         )
 
     return made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.admin import events, keys, letters, limits, settlements, suspensions, tenants, top_ups, usage
+from proxy.admin import events, keys, letters, limits, onboarding, settlements, suspensions, tenants, top_ups, usage
 from proxy.admin.operation import Operation
 
 OPERATIONS: tuple[Operation[Any, Any], ...] = (
@@ -12,6 +12,7 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
     tenants.create_tenant,
     tenants.show_tenant,
     tenants.update_tenant,
+    onboarding.onboard_tenant,
     suspensions.list_suspensions,
     suspensions.resume_tenant,
     keys.list_keys,

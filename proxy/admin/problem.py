@@ -7,7 +7,17 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from proxy.errors import Headers, NoSuch, ProxyError, StoreError, TooMuch, WrongFields, WrongInput
+from proxy.errors import (
+    ConfigurationError,
+    EngineError,
+    Headers,
+    NoSuch,
+    ProxyError,
+    StoreError,
+    TooMuch,
+    WrongFields,
+    WrongInput,
+)
 
 CONTENT_TYPE = "application/problem+json"
 #: Where a problem's `type` is explained.
@@ -28,13 +38,15 @@ KINDS: dict[str, tuple[int, str]] = {
     "unsupported_content_encoding": (415, "The body is coded"),
     "rate_limit_exceeded": (429, "Too many requests wait"),
     "internal_error": (500, "The service has failed"),
+    "misconfigured": (500, "A file of the service's settings is wrong"),
+    "engine_failed": (502, "The metering engine did not do its part"),
     "ledger_unavailable": (503, "The ledger cannot be used at the moment"),
 }
 #: Of several faults, as many are told.
 _FAULTS_MAX = 10
 
 
-def problem(error: ProxyError | StoreError) -> tuple[int, Headers, bytes]:
+def problem(error: ProxyError | StoreError | EngineError | ConfigurationError) -> tuple[int, Headers, bytes]:
     """The status, headers and body for an error."""
     headers: Headers = []
     if isinstance(error, ProxyError):
@@ -43,6 +55,10 @@ def problem(error: ProxyError | StoreError) -> tuple[int, Headers, bytes]:
         kind = "wrong_input"
     elif isinstance(error, TooMuch):
         kind = "too_much"
+    elif isinstance(error, EngineError):
+        kind = "engine_failed"
+    elif isinstance(error, ConfigurationError):
+        kind = "misconfigured"
     else:
         kind = "no_such" if isinstance(error, NoSuch) else "refused"
     status, title = KINDS.get(kind, (500, "The service has failed"))

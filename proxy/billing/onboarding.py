@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from proxy.billing.allowances import Allowance, Unheld, allowances, entitled
 from proxy.billing.catalog import Catalog, Snapshot
 from proxy.billing.reading import nearest
-from proxy.errors import StoreError
+from proxy.errors import StoreError, WrongInput
 from proxy.model import Counted, Key, Limit, Tenant
 from proxy.store import limits, subscriptions, tenants
 from proxy.store.subscriptions import Subscription
@@ -180,11 +180,11 @@ def version_of(connection: sqlite3.Connection, snapshot: Snapshot) -> int | None
 
 
 def snapshot_of(catalog: Catalog, plan: str | None, tenant_id: str) -> Snapshot:
-    """Raises `StoreError` for a plan that is not in the catalog, or none."""
+    """Raises `WrongInput` for a plan that is not in the catalog, or none."""
     if plan is None:
-        raise StoreError(f"say which plan {tenant_id} is to be on, --plan or in the catalog's [subscriptions]")
+        raise WrongInput(f"say which plan {tenant_id} is to be on, here or in the catalog's [subscriptions]", "plan")
     if plan not in catalog.plans:
-        raise StoreError(f"there is no plan {plan} in the catalog; {nearest(plan, catalog.plans)}")
+        raise WrongInput(f"there is no plan {plan} in the catalog; {nearest(plan, catalog.plans)}", "plan")
     return catalog.snapshot(plan)
 
 

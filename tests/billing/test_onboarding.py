@@ -113,7 +113,7 @@ def test_a_tenant_that_is_there_keeps_its_anchor(connection: sqlite3.Connection)
 
 def test_the_plan_may_stand_in_the_catalog(connection: sqlite3.Connection) -> None:
     assert onboard(connection, None, Person("acme")).subscribed.subscription.plan == "pro"
-    with pytest.raises(StoreError, match=r"say which plan user-001 is to be on, --plan or in the catalog"):
+    with pytest.raises(StoreError, match=r"say which plan user-001 is to be on, here or in the catalog"):
         onboard(connection, None)
 
 

@@ -189,7 +189,7 @@ def test_a_subscription_can_be_cancelled(tollgate: Command) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["onboard", "acme"], "say which plan acme is to be on, --plan or in the catalog's [subscriptions]"),
+        (["onboard", "acme"], "say which plan acme is to be on, here or in the catalog's [subscriptions]"),
         (["onboard", "acme", "--plan", "startr"], "there is no plan startr in the catalog; did you mean starter?"),
         (["onboard", "-x", "--plan", "starter"], "No such option"),
         (["onboard"], "name a tenant, or --all"),
