@@ -1,5 +1,5 @@
 # make run     start the proxy on http://127.0.0.1:8000
-# make test    run the tests
+# make test    run the tests, two files at a time
 # make check   lint and types
 # make crash   kill -9 it 300 times under load, and compare what clients, upstream and receiver have (ten minutes)
 # make fuzz    mutate a million requests and answers (ten minutes)
@@ -11,6 +11,8 @@
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
+# These load the whole machine themselves, or need one port again and again.
+ALONE := tests/bench tests/crash tests/endurance tests/fuzz
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
@@ -20,7 +22,8 @@ run: .venv/installed
 	@exec $(BIN)/tollgate serve
 
 test: .venv/installed-dev
-	@$(BIN)/python -m pytest
+	@PYTHONHASHSEED=0 $(BIN)/python -m pytest -n 2 --dist loadfile $(ALONE:%=--ignore=%)
+	@$(BIN)/python -m pytest $(ALONE)
 
 check: .venv/installed-dev
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy

@@ -35,7 +35,7 @@ from tests.running import Running, tollgate, wait_until
 CHAT = "/v1/chat/completions"
 LIMIT = 10_000
 CLIENTS = 200
-ROUNDS = int(os.environ.get("ROUNDS", "2"))
+ROUNDS = int(os.environ.get("ROUNDS", "1"))
 ASK: dict[str, Any] = {
     "model": "gpt-4o-mini",
     "max_tokens": 40,

@@ -12,9 +12,9 @@ from tests.fuzz.machine import Broken, run
 
 
 def test_whatever_is_mutated_nothing_hangs_fails_is_lost_or_meets_another(tmp_path: Path) -> None:
-    account = run(tmp_path, mutations=12_000, seed=4)
+    account = run(tmp_path, mutations=6_000, seed=4)
     print(account)
-    assert account.settlements > 5_000
+    assert account.settlements > 2_500
     assert {200, 400, 401, 404, 405, 502} <= account.statuses.keys()
     assert {"completed", "upstream_error", "truncated"} <= account.outcomes.keys()
 

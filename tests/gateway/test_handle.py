@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +14,12 @@ import openai
 import orjson
 import pytest
 
-from proxy.store import tenants
+from proxy.store import commit, tenants
 from tests.gateway.test_forward import CHAT, between, plain
 from tests.raw import RawClient
 from tests.running import Running, tollgate
 from tests.scripted import ScriptedUpstream
-from tests.streams import ASK, ASK_STREAM, PLAIN
+from tests.streams import ASK, ASK_STREAM, PLAIN, chunk
 
 Between = tuple[Running, ScriptedUpstream]
 
@@ -162,12 +163,13 @@ def test_a_body_that_is_announced_too_large_is_413_before_it_is_read(pair: Betwe
 def test_a_body_of_unknown_length_is_413_as_soon_as_it_is_too_large(pair: Between) -> None:
     server, upstream = pair
 
-    def endless() -> Iterator[bytes]:
-        while True:
-            yield b" " * 512
-
-    answer = post(server, json=None, content=endless(), headers={"x-api-key": server.key()})
-    refused(answer, 413, "request_too_large")
+    with RawClient(server.port) as client:
+        key = server.key()
+        client.send(
+            f"POST {CHAT} HTTP/1.1\r\nhost: t\r\nx-api-key: {key}\r\ntransfer-encoding: chunked\r\n\r\n".encode()
+        )
+        client.send(chunk(b" " * 512) * 5)  # more is to come
+        assert client.read_until(b'"request_too_large"').startswith(b"HTTP/1.1 413 ")
     assert upstream.requests == []
 
 
@@ -232,9 +234,16 @@ def test_a_client_that_expects_100_continue_gets_it(pair: Between) -> None:
     assert "expect" not in upstream.requests[0].headers
 
 
-def test_while_events_cannot_be_written_new_requests_are_503_and_free_ones_are_served(pair: Between) -> None:
+def test_while_events_cannot_be_written_new_requests_are_503_and_free_ones_are_served(
+    pair: Between, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server, upstream = pair
     headers = {"x-api-key": server.key()}
+
+    def full(_: sqlite3.Connection) -> None:
+        raise sqlite3.OperationalError("disk full")
+
+    monkeypatch.setattr(commit, "probe", full)
     server.app.commit.trouble = "disk full"
     answer = post(server, headers=headers)
     refused(answer, 503, "ledger_unavailable")

@@ -32,7 +32,7 @@ ROUTES = {
 }
 FORMS = ("images/edits", "audio/transcriptions")
 #: Of what is sent byte by byte, which takes its time. (All of it: BYTEWISE_MAX=1000000.)
-BYTEWISE_MAX = int(os.environ.get("BYTEWISE_MAX", "40000"))
+BYTEWISE_MAX = int(os.environ.get("BYTEWISE_MAX", "20000"))
 IN_FLIGHT = 16
 
 
