@@ -14,6 +14,8 @@ from tests.gateway.spending import quotas
 from tests.store.samples import settlement
 
 _CALLS = 5_000
+#: As many at the same time as the plain requests of the same run.
+_IN_FLIGHT = 64
 _ROUNDS = 7
 
 
@@ -41,11 +43,14 @@ async def _round() -> tuple[float, float]:
     ]
     ends = [settlement(one.arrival.id, subject=TENANT, usage=Usage(212, text_output=131)) for one in calls]
     await kept.account(caller)
-    began_s = time.process_time()
-    held = [await kept.reserve(one) for one in calls]
-    reserved_s = time.process_time()
-    for call, end, reservation in zip(calls, ends, held, strict=True):
-        kept.settled(end)
-        kept.release(call.arrival.id, reservation)
-    ended_s = time.process_time()
-    return (reserved_s - began_s) / _CALLS * 1e6, (ended_s - began_s) / _CALLS * 1e6
+    reserving_s = ending_s = 0.0
+    for at in range(0, _CALLS, _IN_FLIGHT):
+        began_s = time.process_time()
+        held = [await kept.reserve(one) for one in calls[at : at + _IN_FLIGHT]]
+        reserved_s = time.process_time()
+        for end, reservation in zip(ends[at : at + _IN_FLIGHT], held, strict=True):
+            kept.settled(end)
+            kept.release(end.id, reservation)
+        reserving_s += reserved_s - began_s
+        ending_s += time.process_time() - reserved_s
+    return reserving_s / _CALLS * 1e6, (reserving_s + ending_s) / _CALLS * 1e6
