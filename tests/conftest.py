@@ -6,9 +6,14 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import canaries
 from tests.canaries import Canaries
+
+# How fast this machine is at the moment is no matter of what holds.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 #: The level that the root logger has here, in the place of WARNING: below all levels, and no test's own choice.
 _ALL = logging.DEBUG - 1
