@@ -242,8 +242,7 @@ class App:
         docs = Docs()
         pages = {"/openapi.json": docs.openapi, "/docs": docs.docs}
         hooks = Hooks(
-            *(settings.hooks, self.commit, self._noted, self.gateway.refusals, _now_ms),
-            body_timeout_s=settings.server.body_timeout_s,
+            *(settings.hooks, self.commit, self._noted, self.gateway.refusals, _now_ms, self.gateway.read_body),
         )
         return create_web(readiness, metrics, usage, agent, admin, pages, hooks.endpoints)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Literal
+from operator import attrgetter
+from typing import Any, Literal
 
 
 class Hidden(bytes):
@@ -314,6 +315,14 @@ class Settlement:
     over_limit: str = ""
     service_tier: str = ""
     cost: Cost = NOT_COSTED
+
+    def with_cost(self, cost: Cost) -> Settlement:
+        """The same, and what it cost. (`dataclasses.replace` takes three times as long.)"""
+        values: tuple[Any, ...] = (*_all_but_cost(self), cost)
+        return Settlement(*values)
+
+
+_all_but_cost = attrgetter(*[field.name for field in fields(Settlement)][:-1])
 
 
 class Topic(StrEnum):

@@ -18,7 +18,6 @@ from proxy.admin.desk import Desk, Done, Once
 from proxy.admin.operation import Operation
 from proxy.admin.problem import problem
 from proxy.errors import (
-    BodyTooLarge,
     ConfigurationError,
     EngineError,
     Headers,
@@ -40,7 +39,7 @@ log = logging.getLogger(__name__)
 BODY_BYTES_MAX = 4 * 1024 * 1024
 _KEY = re.compile(rb"[!-~]{1,255}")
 
-ReadBody = Callable[[Scope, Receive], Awaitable[bytes]]
+ReadBody = Callable[[Scope, Receive, int], Awaitable[bytes]]
 
 
 class AdminApi:
@@ -76,9 +75,7 @@ class AdminApi:
             asked = from_query(operation, path, scope["query_string"])
             once = None
         else:
-            body = await self._read_body(scope, receive)
-            if len(body) > BODY_BYTES_MAX:
-                raise BodyTooLarge(f"The body of your request is larger than {BODY_BYTES_MAX} bytes.")
+            body = await self._read_body(scope, receive, BODY_BYTES_MAX)
             asked = from_body(operation, path, body)
             once = _once(operation, scope, body)
         write_as = getattr(asked, "format", "json")

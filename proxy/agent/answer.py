@@ -77,8 +77,7 @@ class StreamedAnswer(Passthrough):
     async def data(self, data: bytes) -> None:
         if self._reshapes:
             data = self._deltas(data)
-        if data:
-            await super().data(data)
+        await (super().data(data) if data else self.flush())
 
     def last(self, data: bytes) -> bytes:
         if not self._reshapes:

@@ -8,6 +8,7 @@ from proxy.agent import ask
 from proxy.agent.answer import PlainAnswer, StreamedAnswer
 from proxy.errors import MethodNotAllowed, ProxyError
 from proxy.gateway.call import Arrival, Call
+from proxy.gateway.client import watch_of
 from proxy.gateway.handle import Gateway
 from proxy.gateway.respond import Passthrough
 from proxy.wire.body import refuse_heavy
@@ -63,4 +64,4 @@ class Agent:
             output=Output(asked.max_tokens),
         )
         shape = StreamedAnswer if asked.stream else PlainAnswer
-        await self._gateway.serve(call, shape(send, arrival.id), receive)
+        await self._gateway.serve(call, shape(send, arrival.id), watch_of(scope, receive))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from proxy.billing.listed import Listed
@@ -79,7 +78,7 @@ class PriceBook:
 
     def costed(self, one: Settlement) -> Settlement:
         """The settlement with its cost, unless it has one already."""
-        return replace(one, cost=self.cost(one)) if one.cost.state is CostState.UNKNOWN else one
+        return one.with_cost(self.cost(one)) if one.cost.state is CostState.UNKNOWN else one
 
     def most(
         self, provider: str, model: str, time_ms: int, input_tokens: int, units: Units, tier: str = ""

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from starlette.types import Scope
@@ -15,7 +16,7 @@ from proxy.model import Caller
 from proxy.wire import body, references
 from proxy.wire import headers as header
 from proxy.wire.endpoints import CHAT_COMPLETIONS, Access, Body, Counts, Endpoint
-from proxy.wire.form import read_form
+from proxy.wire.form import Form, read_form
 from proxy.wire.output import NO_OUTPUT, Output, limit_field, output_of
 from proxy.wire.prompt import input_tokens
 from proxy.wire.references import Reference
@@ -23,21 +24,20 @@ from proxy.wire.tiers import tier_of
 from proxy.wire.tokens import BY_BYTES
 
 _VERSION_PREFIX = len(b"/v1")
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-def _new_id() -> str:
-    # The time first, so that ids sort by age and the ledger's index grows at one end. No dashes: receivers join
-    # source and id with one when they look for repeats.
-    return f"req_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
-
-
-@dataclass(frozen=True, slots=True)
 class Arrival:
     """When a request arrived, and the id that it and its event have from then on."""
 
-    id: str = field(default_factory=_new_id)
-    time_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
-    monotonic: float = field(default_factory=time.monotonic)
+    __slots__ = ("id", "monotonic", "time_ms")
+
+    def __init__(self, request_id: str = "", time_ms: int = 0) -> None:
+        self.time_ms = time_ms or time.time_ns() // 1_000_000
+        self.monotonic = time.monotonic()
+        # The time first, so that ids sort by age and the ledger's index grows at one end. No dashes: receivers join
+        # source and id with one when they look for repeats.
+        self.id = request_id or f"req_{self.time_ms:012x}{secrets.token_hex(8)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,53 +80,58 @@ def call_of(scope: Scope, arrival: Arrival, caller: Caller, rule: Endpoint, raw:
     target = scope["raw_path"][_VERSION_PREFIX:]
     if scope["query_string"]:
         target += b"?" + scope["query_string"]
-    content_types = [value for name, value in scope["headers"] if name == b"content-type"]
-    if len(content_types) > 1:
-        raise InvalidRequest("Send one Content-Type: upstreams differ in which of several they read.")
-    content_type = content_types[0] if content_types else None
+    content_type = _content_type(scope["headers"])
     kind = rule.reader(content_type)
-    shared = not caller.own_account
-    call = Call(
-        arrival,
-        caller,
-        rule.name,
-        rule.metered,
-        scope["method"],
-        target,
-        header.for_tenant(scope["headers"], caller.subject) if shared else scope["headers"],
-        raw if raw or rule.method not in ("GET", "DELETE") else None,
-        rule=rule,
-        references=_in_path(rule, target) if shared else (),
-    )
     if kind is Body.NONE and raw:
         raise InvalidRequest(f"{rule.method} {rule.name} takes no body.")
+    shared = not caller.own_account
+    headers = header.for_tenant(scope["headers"], caller.subject) if shared else scope["headers"]
+    named = _in_path(rule, target) if shared else ()
     checked = rule.signs if shared else ()
-    if kind not in (Body.JSON, Body.FORM) or not (rule.metered or (checked and raw)):
-        return call
-    if kind is Body.FORM:
-        form = read_form(content_type or b"", raw)
-        named = references.in_form(form.fields) if checked else ()
-        return replace(call, model=form.model, streamed=form.streamed, request=form.fields, references=named)
-    body.refuse_heavy(raw)
-    ask = body.read(raw, usage_on_request=rule.usage_on_request)
-    if checked:
-        body.refuse_charset(content_type)
-        if named := references.in_json(raw, checked):
-            call = replace(call, references=call.references + named)
-    if not rule.metered:
-        return call
-    return replace(
-        call,
-        body=ask.body,
-        own_body=raw,
-        model=ask.model,
-        streamed=ask.streamed,
-        hides_usage=ask.hides_usage,
-        request={} if rule.counts is Counts.TOKENS else ask.document,
-        input_tokens=input_tokens(rule.name, ask.document, BY_BYTES),
-        output=output_of(rule.name, ask.document),
-        service_tier=tier_of(ask.document),
+    sent = raw if raw or rule.method not in ("GET", "DELETE") else None
+    ask: body.Ask | None = None
+    form: Form | None = None
+    if rule.metered or (checked and raw):
+        if kind is Body.FORM:
+            form = read_form(content_type or b"", raw)
+            named += references.in_form(form.fields) if checked else ()
+        elif kind is Body.JSON:
+            body.refuse_heavy(raw)
+            ask = body.read(raw, usage_on_request=rule.usage_on_request)
+            if checked:
+                body.refuse_charset(content_type)
+                named += references.in_json(raw, checked)
+    start = (arrival, caller, rule.name, rule.metered, scope["method"], target, headers)
+    if form is not None:
+        return Call(*start, sent, form.model, form.streamed, rule=rule, request=form.fields, references=named)
+    if ask is None or not rule.metered:
+        return Call(*start, sent, rule=rule, references=named)
+    asked = ask.document
+    return Call(
+        *start,
+        ask.body,
+        ask.model,
+        ask.streamed,
+        ask.hides_usage,
+        raw,
+        rule,
+        _NOTHING if rule.counts is Counts.TOKENS else asked,
+        input_tokens(rule.name, asked, BY_BYTES),
+        named,
+        output_of(rule.name, asked),
+        tier_of(asked),
     )
+
+
+def _content_type(headers: Headers) -> bytes | None:
+    """Raises `InvalidRequest`."""
+    content_type = None
+    for name, value in headers:
+        if name == b"content-type":
+            if content_type is not None:
+                raise InvalidRequest("Send one Content-Type: upstreams differ in which of several they read.")
+            content_type = value
+    return content_type
 
 
 def capped(call: Call, tokens: int, field_of_chat: str) -> Call:

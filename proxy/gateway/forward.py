@@ -8,8 +8,6 @@ import time
 from dataclasses import dataclass
 from typing import Self
 
-from starlette.types import Receive
-
 from proxy.errors import (
     BadAnswer,
     ClientGone,
@@ -22,6 +20,7 @@ from proxy.errors import (
 )
 from proxy.gateway.admit import Hold
 from proxy.gateway.call import Call
+from proxy.gateway.client import Watch
 from proxy.gateway.estimate import estimate
 from proxy.gateway.mask import Mask
 from proxy.gateway.meter import Blind, Meter, Reading, meter_for
@@ -107,6 +106,7 @@ class Exchange:
         self._sent = False  # the upstream may have received the request
         self._answered = False  # and has begun to answer it with success
         self._unread = b""
+        self._fed = False  # what `_show` reads next has gone through the meter already
         self._drained_bytes = 0
         self._estimating: asyncio.Task[None] | None = None
         self._client_gone = False
@@ -114,9 +114,9 @@ class Exchange:
         self._usage = NO_USAGE  # as it was settled
         self._connection: Connection | None = None
 
-    async def run(self, receive: Receive) -> None:
-        """Serve the call. The request's body must have been read from `receive` already."""
-        watcher = asyncio.create_task(self._watch(receive))
+    async def run(self, watch: Watch) -> None:
+        """Serve the call, whose body has been read already."""
+        unwatch = watch(self._leave)
         try:
             answer = await self._send()
             try:
@@ -135,12 +135,10 @@ class Exchange:
             await self._settle(Outcome.INTERRUPTED)
             raise
         finally:
-            watcher.cancel()
+            unwatch()
             self._draining.discard(self)
 
-    async def _watch(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+    def _leave(self) -> None:
         self._client_gone = True
         if self._leaving.drain and len(self._draining) < self._leaving.answers_max:
             self._draining.add(self)
@@ -237,8 +235,11 @@ class Exchange:
             headers = mask.headers(headers)
         if not self._client_gone:
             await self._responder.start(answer.status, header.with_rates(headers, self._hold.headers))
+            if not (self._unread or answer.has_data):
+                await self._responder.flush()
         last = b""
-        while data := self._unread or await answer.read():
+        take = self._take if self._stop is None else None
+        while data := self._unread or await answer.read(take):
             self._unread = b""
             if not self._ttft_ms:
                 self._ttft_ms = self._elapsed_ms()
@@ -246,7 +247,8 @@ class Exchange:
                 self._drained_bytes += len(data)
                 if self._drained_bytes > self._leaving.bytes_max:
                     raise ClientGone("The answer is too long to be read on without its client.")
-            data = self._meter.feed(data)
+            data = data if self._fed else self._meter.feed(data)
+            self._fed = False
             if self._stop is not None:
                 data, ends = await self._stop.through(data)
                 if ends:
@@ -261,8 +263,8 @@ class Exchange:
             if self._meter.last_event_seen:
                 # The official SDK closes the connection when it has read [DONE]: to it the answer is complete.
                 await self._settle(Outcome.COMPLETED)
-            if data and not self._client_gone:
-                await self._responder.data(data)
+            if not self._client_gone:
+                await (self._responder.data(data) if data else self._responder.flush())
         last = self._responder.last(last + self._meter.finish())
         if keeping is not None and self._settled:
             self._meter.reading()
@@ -270,6 +272,21 @@ class Exchange:
         await self._settle(Outcome.COMPLETED)
         if not self._client_gone:
             await self._responder.finish(last)
+
+    def _take(self, data: bytes) -> bytes:
+        """What comes in the middle of a stream goes on at once. What needs more than that is left to `_show`."""
+        if not self._ttft_ms or self._client_gone or not self._responder.is_ready:
+            return data
+        data = self._meter.feed(data)
+        if self._keeping is not None:
+            self._keeping.note()
+        self._note_progress()
+        if self._meter.last_event_seen:
+            self._fed = True
+            return data
+        if data:
+            self._responder.write(data)
+        return b""
 
     async def _end(self, answer: Answer, stop: Stop, data: bytes) -> None:
         """Nothing is left for this stream: it ends for its client as its protocol has it, `data` the last it sees."""
@@ -313,7 +330,9 @@ class Exchange:
             log.warning("request %s: %s", self._call.arrival.id, error)
         if not begun and not self._client_gone:
             await self._responder.refuse(error)
-        # An answer that has begun stays without its end, so that the client can tell that it is broken.
+        elif begun and not self._client_gone:
+            await self._responder.flush()
+            # An answer that has begun stays without its end, so that the client can tell that it is broken.
 
     async def _settle(self, outcome: Outcome) -> None:
         """Settle once. A client that has left, or an answer that carried an error, outranks what was meant."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
 from functools import partial
@@ -13,6 +12,7 @@ from proxy.errors import BodyTimeout, BodyTooLarge, ClientGone, ProxyError, Unsu
 from proxy.gateway.admit import Admission
 from proxy.gateway.auth import Authenticator, hide
 from proxy.gateway.call import Arrival, Call, call_of, capped
+from proxy.gateway.client import TOO_LATE, Watch, output_of, watch_of
 from proxy.gateway.forward import Exchange, Leaving
 from proxy.gateway.ownership import Ownership
 from proxy.gateway.respond import Passthrough, Responder
@@ -64,7 +64,7 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrival = Arrival()
-        responder = Passthrough(send, arrival.id)
+        responder = Passthrough(send, arrival.id, output_of(scope))
         try:
             caller = await self.authenticate(scope)
             rule = self._routes.match(scope["method"], scope["raw_path"], own_account=caller.own_account)
@@ -75,14 +75,14 @@ class Gateway:
             self.refusals[error.code or error.type] += 1
             await responder.refuse(error)
             return
-        await self.serve(call, responder, receive)
+        await self.serve(call, responder, watch_of(scope, receive))
 
     async def authenticate(self, scope: Scope) -> Caller:
         """The caller of a request. Raises `ProxyError`."""
         hide(scope["headers"])
         return await self._authenticator.authenticate(scope["headers"])
 
-    async def serve(self, call: Call, responder: Responder, receive: Receive) -> None:
+    async def serve(self, call: Call, responder: Responder, watch: Watch) -> None:
         """Admit a call, forward and meter it, and settle it before its last bytes go out."""
         try:
             upstream = self._router.route(call.model, call.caller.upstream_key)
@@ -99,7 +99,7 @@ class Gateway:
             call, upstream, responder, self._settler, self._leaving, self._draining, hold, keeping, stop
         )
         try:
-            await exchange.run(receive)
+            await exchange.run(watch)
         except Exception:
             # The edge of the request path: the exchange has settled, and the client gets an answer it can parse.
             log.exception("request %s failed", call.arrival.id)
@@ -108,9 +108,12 @@ class Gateway:
         finally:
             self._admission.release(hold)
 
-    async def read_body(self, scope: Scope, receive: Receive) -> bytes:
-        """The whole body of a request. Raises `ProxyError` where it is coded, too large, too slow or cut off."""
-        bytes_max = self._server.body_bytes_max
+    async def read_body(self, scope: Scope, receive: Receive, bytes_max: int | None = None) -> bytes:
+        """The whole body of a request. Raises `ProxyError` where it is coded, too large, too slow or cut off.
+
+        It is the server that sees to its time (`TOO_LATE`): a timer for each request would cost more than its reading.
+        """
+        bytes_max = min(bytes_max or self._server.body_bytes_max, self._server.body_bytes_max)
         for name, value in scope["headers"]:
             if name == b"content-encoding" and value.strip().lower() != b"identity":
                 raise UnsupportedEncoding("Send the body without a Content-Encoding: it must be read to be metered.")
@@ -119,22 +122,16 @@ class Gateway:
         parts: list[bytes] = []
         size = 0
         more = True
-        try:
-            async with asyncio.timeout(self._server.body_timeout_s):
-                while more:
-                    part, more = await _next_part(receive)
-                    parts.append(part)
-                    size += len(part)
-                    if size > bytes_max:
-                        raise BodyTooLarge(f"The body of your request is larger than {bytes_max} bytes.")
-        except TimeoutError:
-            seconds = self._server.body_timeout_s
-            raise BodyTimeout(f"The body of your request did not arrive within {seconds:g} s.") from None
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                if TOO_LATE in message:
+                    seconds = self._server.body_timeout_s
+                    raise BodyTimeout(f"The body of your request did not arrive within {seconds:g} s.")
+                raise ClientGone("The client left before its request was complete.")
+            part, more = message.get("body", b""), message.get("more_body", False)
+            parts.append(part)
+            size += len(part)
+            if size > bytes_max:
+                raise BodyTooLarge(f"The body of your request is larger than {bytes_max} bytes.")
         return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-async def _next_part(receive: Receive) -> tuple[bytes, bool]:
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise ClientGone("The client left before its request was complete.")
-    return message.get("body", b""), message.get("more_body", False)

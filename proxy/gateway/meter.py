@@ -67,6 +67,8 @@ class Reading:
     deferred: bool = False  #: the response is generated in the background; its usage becomes known later
 
 
+_NOTHING_READ = Reading()
+
 _Shown = list[str] | None
 
 
@@ -148,10 +150,10 @@ class PlainMeter:
         self._decode = decode
         self._endpoint = endpoint
         self._request = request
-        self._delivered = Delivered()
         self._ids_shown = shown
         self._begun = False
         self._stream: StreamMeter | None = None
+        self._answer: dict[str, Any] | None = None
         self._copy: list[bytes] = []
         self._room = BODY_BYTES_MAX if is_text else -1
 
@@ -182,7 +184,6 @@ class PlainMeter:
             self._stream = StreamMeter(
                 Identity(), self._endpoint, self._request, hides_usage=False, shown=self._ids_shown
             )
-            self._delivered = self._stream.delivered()
             self._room = EVENT_BYTES_MAX
             self._copy.clear()
             self._keep(beginning)
@@ -193,22 +194,25 @@ class PlainMeter:
     def reading(self) -> Reading:
         if self._stream is not None:
             return self._stream.reading()
-        answer = json_object(b"".join(self._copy))
-        reading = Reading()
+        answer = self._answer = json_object(b"".join(self._copy))
+        reading = _NOTHING_READ
         if answer is not None:
             if self._ids_shown is not None:
                 self._ids_shown += shown_by(answer)
-            self._delivered = Delivered()
-            self._delivered.add(answer)
             usage = usage_shapes.read(answer)
-            reading = _reading(usage, _text(answer, "model"), _has_failed(answer), _text(answer, "id"))
-            reading = replace(reading, service_tier=tier_of(answer))
+            names = _text(answer, "model"), _text(answer, "id"), tier_of(answer)
+            reading = _reading(usage, *names, failed=_has_failed(answer))
             if usage is None and answer.get("background") is True and answer.get("status") in _UNENDED:
                 reading = replace(reading, deferred=_ID.fullmatch(reading.response_id) is not None)
         return _with_units(reading, units_of(self._endpoint, self._request, answer), self._endpoint)
 
     def delivered(self) -> Delivered:
-        return self._delivered
+        if self._stream is not None:
+            return self._stream.delivered()
+        delivered = Delivered()
+        if self._answer is not None:
+            delivered.add(self._answer)
+        return delivered
 
 
 class StreamMeter:
@@ -259,9 +263,8 @@ class StreamMeter:
     def reading(self) -> Reading:
         if not self._understood:
             return Reading(failed=self._failed)
-        reading = _reading(self._usage, self._model, self._failed, self._response_id)
-        if self._tier:
-            reading = replace(reading, service_tier=tier_of(self._tier))
+        tier = tier_of(self._tier) if self._tier else ""
+        reading = _reading(self._usage, self._model, self._response_id, tier, failed=self._failed)
         return _with_units(reading, self._tally.units, self._endpoint)
 
     def delivered(self) -> Delivered:
@@ -343,10 +346,10 @@ def _without_null_usage(raw: bytes) -> bytes:
     return raw[: found_at[0].start] + raw[end:]
 
 
-def _reading(usage: tuple[Usage, str] | None, model: str, failed: bool, response_id: str) -> Reading:
+def _reading(usage: tuple[Usage, str] | None, model: str, response_id: str, tier: str, *, failed: bool) -> Reading:
     known, path = usage or (NO_USAGE, "")
     source = UsageSource.NONE if usage is None else UsageSource.REPORTED
-    return Reading(known, source, model, failed, path, understood=True, response_id=response_id)
+    return Reading(known, source, model, failed, path, NO_UNITS, True, response_id, tier)
 
 
 def _with_units(reading: Reading, units: Units, endpoint: Endpoint) -> Reading:
@@ -354,7 +357,7 @@ def _with_units(reading: Reading, units: Units, endpoint: Endpoint) -> Reading:
     if endpoint.counts is Counts.CHARACTERS and reading.usage.text_output:  # what was spoken is no text
         spoken = reading.usage.text_output + reading.usage.audio_output
         reading = replace(reading, usage=replace(reading.usage, text_output=0, audio_output=spoken))
-    if units == NO_UNITS or reading.failed:
+    if units is NO_UNITS or reading.failed or units == NO_UNITS:
         return reading
     if reading.usage_source is UsageSource.NONE:
         reading = replace(reading, usage_source=UsageSource.REPORTED, usage_path=str(endpoint.counts))

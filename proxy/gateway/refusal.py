@@ -14,6 +14,9 @@ from proxy.model import ENGINE, Limit, Unit, Window
 #: Refused for a while; what is refused for longer is a quota, for which clients should not ask again.
 _RATES = (Window.MINUTE, Window.HOUR)
 _BUSY_RETRY_S = 1
+_RATE_HEADERS = {
+    unit: tuple(f"x-ratelimit-{name}-{unit}".encode() for name in ("limit", "remaining", "reset")) for unit in Unit
+}
 
 
 def refusal(limit: Limit, counter: Counter, needed: int, now_ms: int) -> ProxyError:
@@ -78,8 +81,8 @@ def rate_headers(rates: Iterable[tuple[Limit, Counter]], now_ms: int) -> Headers
             tightest[limit.counted.unit] = (left, limit, counter)
     for unit, (left, limit, counter) in tightest.items():
         reset_ms = max(0, counter.last_ms + SLIDING_MS - now_ms) if left < limit.value else 0
-        for name, value in (("limit", str(limit.value)), ("remaining", str(left)), ("reset", _span(reset_ms))):
-            headers.append((f"x-ratelimit-{name}-{unit}".encode(), value.encode()))
+        of_limit, of_left, of_reset = _RATE_HEADERS[unit]
+        headers += (of_limit, b"%d" % limit.value), (of_left, b"%d" % left), (of_reset, _span(reset_ms).encode())
     return headers
 
 

@@ -43,19 +43,19 @@ def known_of(call: Call, upstream: Upstream, time_ms: int, over_limit: str) -> S
     """
     is_counted = call.rule.counts is Counts.TOKENS
     return Settlement(
-        id=call.arrival.id,
-        subject=call.caller.subject,
-        key_id=call.caller.key_id,
-        time_ms=time_ms,
-        endpoint=call.endpoint,
-        requested_model=call.model,
-        model=call.model,
-        provider=upstream.provider,
-        streamed=call.streamed,
-        status=ProxyError.status,
-        outcome=Outcome.INTERRUPTED,
-        usage=Usage(uncached_input=call.input_tokens),
-        usage_source=UsageSource.ESTIMATED if is_counted else UsageSource.NONE,
+        call.arrival.id,
+        call.caller.subject,
+        call.caller.key_id,
+        time_ms,
+        call.endpoint,
+        call.model,
+        call.model,
+        upstream.provider,
+        call.streamed,
+        ProxyError.status,
+        Outcome.INTERRUPTED,
+        Usage(call.input_tokens),
+        UsageSource.ESTIMATED if is_counted else UsageSource.NONE,
         duration_ms=0,
         ttft_ms=0,
         upstream=upstream.name,
@@ -106,21 +106,32 @@ class Settler:
         Where the ledger fails, the settlement goes to standard error as one JSON line: the request is answered
         already or nearly so, and must be neither lost nor refused. Cancelling the caller does not cancel the record.
         """
-        settlement = replace(
-            known,
-            model=reading.model or call.model,
-            status=status,
-            outcome=outcome,
-            usage=reading.usage,
-            usage_source=reading.usage_source,
-            duration_ms=round((time.monotonic() - call.arrival.monotonic) * 1000),
-            ttft_ms=ttft_ms,
-            usage_path=reading.usage_path,
-            response_id=reading.response_id,
-            on_disconnect=on_disconnect,
-            estimator=estimator,
-            units=reading.units,
-            service_tier=reading.service_tier or known.service_tier,
+        duration_ms = round((time.monotonic() - call.arrival.monotonic) * 1000)
+        # By position: `replace` takes three times as long, and this is done for each request.
+        settlement = Settlement(
+            known.id,
+            known.subject,
+            known.key_id,
+            known.time_ms,
+            known.endpoint,
+            known.requested_model,
+            reading.model or call.model,
+            known.provider,
+            known.streamed,
+            status,
+            outcome,
+            reading.usage,
+            reading.usage_source,
+            duration_ms,
+            ttft_ms,
+            reading.units,
+            known.upstream,
+            reading.usage_path,
+            estimator,
+            on_disconnect,
+            reading.response_id,
+            known.over_limit,
+            reading.service_tier or known.service_tier,
         )
         if not reading.deferred:
             settlement = self._costed(settlement)
@@ -162,9 +173,17 @@ async def until_done(future: asyncio.Future[Any]) -> None:
     """
     cancelled: asyncio.CancelledError | None = None
     while not future.done():
+        # Not the future itself, which a cancelled waiter would cancel.
+        done: asyncio.Future[None] = future.get_loop().create_future()
+        future.add_done_callback(partial(_wake, done))
         try:
-            await asyncio.wait([future])
+            await done
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:
         raise cancelled
+
+
+def _wake(waiter: asyncio.Future[None], _: asyncio.Future[Any]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sqlite3
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope
 
-from proxy.errors import BodyTimeout, BodyTooLarge, ClientGone, LedgerUnavailable, ProxyError, UnknownRoute
+from proxy.errors import LedgerUnavailable, ProxyError, UnknownRoute
 from proxy.model import Topic
 from proxy.payments.follow import Followed, follow
 from proxy.payments.invoices import READERS, Source, Told
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 BODY_BYTES_MAX = 2 * 1024 * 1024
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+#: The whole body of a request, of so many bytes at most. Raises `ProxyError`.
+ReadBody = Callable[[Scope, Receive, int], Awaitable[bytes]]
 
 
 class Hooks:
@@ -38,8 +40,7 @@ class Hooks:
         noted: Callable[[], None],
         refusals: Counter[str],
         now_ms: Callable[[], int],
-        *,
-        body_timeout_s: float,
+        read_body: ReadBody,
     ) -> None:
         """`noted` is called when there may be a webhook to send; `refusals` counts, by the error's code."""
         self._verifiers: dict[Source, Verifier] = {}
@@ -52,7 +53,7 @@ class Hooks:
         self._noted = noted
         self._refusals = refusals
         self._now_ms = now_ms
-        self._body_timeout_s = body_timeout_s
+        self._read_body = read_body
 
     @property
     def endpoints(self) -> dict[str, Endpoint]:
@@ -76,7 +77,8 @@ class Hooks:
         if verifier is None:
             name = f"hooks.{source}_secret (TOLLGATE_HOOKS__{source.upper()}_SECRET)"
             raise UnknownRoute(f"Notifications are not taken here. To turn that on, set {name}.")
-        body = await self._body(request)
+        # As it came: it is signed byte by byte.
+        body = await self._read_body(request.scope, request.receive, BODY_BYTES_MAX)
         verifier.verify(request.headers, body)
         return READERS[source](body)
 
@@ -88,21 +90,6 @@ class Hooks:
             return await self._commit.run(work)
         except sqlite3.Error:
             raise LedgerUnavailable("What this tells cannot be recorded at the moment. Send it again soon.") from None
-
-    async def _body(self, request: Request) -> bytes:
-        """As it came: it is signed byte by byte. Raises `ProxyError` where it is too large, too slow or cut off."""
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self._body_timeout_s):
-                async for part in request.stream():
-                    body += part
-                    if len(body) > BODY_BYTES_MAX:
-                        raise BodyTooLarge(f"The body of a notification has at most {BODY_BYTES_MAX} bytes.")
-        except TimeoutError:
-            raise BodyTimeout(f"The body did not arrive within {self._body_timeout_s:g} s.") from None
-        except ClientDisconnect:
-            raise ClientGone("The sender left before its notification was complete.") from None
-        return bytes(body)
 
 
 def _log(told: Told, followed: Followed) -> None:

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], Any]
 
-#: Changes in one transaction at most.
+#: Changes in one transaction at most, and those that came with the last of them.
 BATCH_MAX = 2_048
 #: Changes that may wait; beyond it new requests are refused.
 BACKLOG_MAX = 20_000
@@ -56,7 +56,11 @@ class GroupCommit:
     def __init__(self, database: Database, *, probe_s: float = _PROBE_S) -> None:
         self._link = Link(database)
         self._probe_s = probe_s
-        self._queue: queue.SimpleQueue[_Change | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[_Change] | None] = queue.SimpleQueue()
+        # What was submitted in this turn of the loop: the writer is woken once for all of it.
+        self._gathered: list[_Change] = []
+        # Each counted by one thread alone.
+        self._submitted = self._taken = 0
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
@@ -84,6 +88,7 @@ class GroupCommit:
             return
         if not self._closed:
             self._closed = True
+            self._hand_over()
             self._queue.put(None)
         await asyncio.to_thread(thread.join)
         if self._thread is thread:  # it is another's where `start` was called meanwhile
@@ -91,7 +96,8 @@ class GroupCommit:
 
     @property
     def backlog(self) -> int:
-        return self._queue.qsize()
+        """Changes that wait for the next transaction, or the one after."""
+        return self._submitted - self._taken
 
     def check(self) -> None:
         """Raises `LedgerUnavailable` while events cannot be written."""
@@ -118,12 +124,22 @@ class GroupCommit:
         return self._submit(None, work)
 
     def _submit(self, settlement: Settlement | None, work: Work | None) -> asyncio.Future[Any]:
-        waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[Any] = loop.create_future()
         if self._closed:
             waiter.set_exception(sqlite3.OperationalError("the ledger is closed"))
-        else:
-            self._queue.put(_Change(settlement, work, waiter))
+            return waiter
+        if not self._gathered:
+            loop.call_soon(self._hand_over)
+        self._gathered.append(_Change(settlement, work, waiter))
+        self._submitted += 1
         return waiter
+
+    def _hand_over(self) -> None:
+        if self._gathered:
+            gathered, self._gathered = self._gathered, []
+            for at in range(0, len(gathered), BATCH_MAX):
+                self._queue.put(gathered[at : at + BATCH_MAX])
 
     # In the writer thread
 
@@ -147,19 +163,21 @@ class GroupCommit:
         """
         batch: list[_Change] = []
         try:
-            change = self._queue.get(timeout=self._probe_s)
-            while change is not None:
-                batch.append(change)
+            gathered = self._queue.get(timeout=self._probe_s)
+            while gathered is not None:
+                batch += gathered
+                self._taken += len(gathered)
                 if len(batch) >= BATCH_MAX:
                     return batch, False
-                change = self._queue.get_nowait()
+                gathered = self._queue.get_nowait()
         except queue.Empty:
             return batch, False
         return batch, True
 
     def _write(self, batch: list[_Change]) -> None:
+        had_trouble = bool(self.trouble)
         try:
-            if self.trouble:
+            if had_trouble:
                 probe(self._link.connection())
             connection = self._link.connection()  # a file that was deleted is noticed while nobody writes, too
             if batch:
@@ -171,7 +189,7 @@ class GroupCommit:
                 change.error = error
             self._note(error)
         else:
-            if self.trouble:
+            if had_trouble:
                 log.warning("the ledger can be written again")
                 self.trouble = ""
 

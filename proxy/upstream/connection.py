@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import select
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -24,8 +25,9 @@ BUFFER_BYTES_MAX = 64 * 1024
 _JOINED_BODY_BYTES_MAX = 64 * 1024
 #: A larger one goes in slices: TLS would encrypt it whole, in one long turn of the loop.
 _SLICE_BYTES = 256 * 1024
-
 Body = bytes | AsyncIterator[bytes]
+#: Is given what has come of a body, and returns what is left of it for `read`.
+Take = Callable[[bytes], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +53,21 @@ class Answer:
         self.headers = headers
         self.at_end = False  #: what `read` returned last was the end of the body
 
-    async def read(self) -> bytes:
+    @property
+    def has_data(self) -> bool:
+        """`read` returns at once."""
+        return self._connection is not None and self._connection.has_data
+
+    async def read(self, take: Take | None = None) -> bytes:
         """The bytes that have come since the last read (at least one), or b"" at the end of the body.
+
+        While it waits, what comes is offered to `take` at once, which spares a turn of the loop for each piece, and
+        `read` returns with what that leaves. The body's last bytes are not offered.
 
         Raises `UpstreamError` where the body ends otherwise, or what the iterator of the request's body raised.
         """
         assert self._connection is not None, "read after close"
-        data = await self._connection.read()
+        data = await self._connection.read(take)
         self.at_end = self._connection.at_end
         return data
 
@@ -68,8 +78,7 @@ class Answer:
 
     def close(self) -> None:
         """Hand the connection back, or close it where the answer is not complete."""
-        # Forgotten at once: by the next call the connection may be another request's.
-        connection, self._connection = self._connection, None
+        connection, self._connection = self._connection, None  # soon it may be another request's
         if connection is not None:
             connection.finish()
 
@@ -80,6 +89,8 @@ class Connection(asyncio.Protocol):
     def __init__(self, sock: socket.socket, timeouts: Timeouts, released: Callable[[Connection, bool], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._socket = sock
+        self._readable = select.poll()
+        self._readable.register(sock, select.POLLIN)
         self._timeouts = timeouts
         self._released = released
         self._wire: asyncio.Transport  # TCP; there from `connection_made` on
@@ -97,6 +108,7 @@ class Connection(asyncio.Protocol):
     def _forget_exchange(self) -> None:
         self._answer: asyncio.Future[Answer] | None = None
         self._reader: asyncio.Future[None] | None = None
+        self._take: Take | None = None
         self._head = Head()
         self._bare_bytes = 0
         self._answered = False
@@ -117,18 +129,14 @@ class Connection(asyncio.Protocol):
     def at_end(self) -> bool:
         return self._body_complete and not self._chunks
 
+    @property
+    def has_data(self) -> bool:
+        return self._body_complete or bool(self._chunks)
+
     def is_alive(self) -> bool:
         """Whether an idle connection can be used: open, and with nothing to read, not even its end."""
-        if self._closed or self._wire.is_closing():
-            return False
-        try:
-            # The peer's close is in the kernel before the loop reports it.
-            self._socket.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False  # end of stream, or bytes that nobody asked for
+        # The peer's close, or bytes that nobody asked for, are in the kernel before the loop reports them.
+        return not (self._closed or self._wire.is_closing() or self._readable.poll(0))
 
     async def exchange(self, head: bytes, body: Body, *, length: int, reused: bool) -> Answer:
         """Send a request and wait for the head of its answer. `length` is the body's, as the head says.
@@ -161,12 +169,16 @@ class Connection(asyncio.Protocol):
                 raise Stale from None
             raise
 
-    async def read(self) -> bytes:
+    async def read(self, take: Take | None = None) -> bytes:
         while not (self._chunks or self._body_complete):
             if self._error is not None:
                 raise self._error
+            self._take = take
             self._reader = self._loop.create_future()
-            await self._reader
+            try:
+                await self._reader
+            finally:
+                self._take = None
         chunks, self._chunks, self._buffered_bytes = self._chunks, [], 0
         if self._paused and not self._closed:
             self._paused = False
@@ -297,11 +309,24 @@ class Connection(asyncio.Protocol):
         if self._bare_bytes > HEAD_BYTES_MAX:
             self._fail(BadAnswer(f"The upstream sent {HEAD_BYTES_MAX} bytes of headers and no end of them."))
         elif self._answered:  # informational answers and half a head do not prolong the wait
+            if self._take is None or self._is_left(self._take):
+                self._wake_reader()
             if self._buffered_bytes > BUFFER_BYTES_MAX and not self._paused:
                 self._paused = True
                 self._wire.pause_reading()
             self._arm()
-            self._wake_reader()
+
+    def _is_left(self, take: Take) -> bool:
+        """Whether something is left for `read` of what has come."""
+        if not self._body_complete:
+            try:
+                left = take(b"".join(self._chunks))
+            except Exception as error:  # noqa: BLE001 (whoever reads is told)
+                left = b""
+                self._fail(error)
+            self._chunks = [left] if left else []
+            self._buffered_bytes = len(left)
+        return self.has_data or self._error is not None
 
     def eof_received(self) -> bool:
         # Only a stated end (a FIN, under TLS a close_notify) ends a body that has no length. A TLS connection that
@@ -315,7 +340,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None and self._transport is self._wire:
-            # An upstream that refuses a body and closes resets our next write, upon which uvloop leaves the 413 unread.
+            # An upstream that refuses a body and closes resets our next write, and uvloop leaves its 413 unread.
             with suppress(OSError):
                 while not (self._closed or self._paused) and (data := self._socket.recv(65536)):
                     self.data_received(data)

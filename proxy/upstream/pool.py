@@ -34,6 +34,10 @@ class Pool:
 
     def __init__(self, origin: Origin, limits: PoolLimits, timeouts: Timeouts, *, ca_file: str | None = None) -> None:
         self.origin = origin
+        #: Host and port, as events carry them.
+        self.name = origin.authority.decode()
+        self._path = origin.path.encode()
+        self._host = b" HTTP/1.1\r\nhost: %b\r\n" % origin.authority
         self._limits = limits
         self._timeouts = timeouts
         self._tls: ssl.SSLContext | None = tls_context(ca_file) if origin.scheme == "https" else None
@@ -97,15 +101,10 @@ class Pool:
         return len(self._open) + self._connecting
 
     def _head(self, method: str, target: bytes, headers: Headers, length: int | None) -> bytes:
-        line = b"%b %b%b HTTP/1.1\r\nhost: %b\r\n" % (
-            method.encode(),
-            self.origin.path.encode(),
-            target,
-            self.origin.authority,
-        )
-        fields = b"".join([b"%b: %b\r\n" % pair for pair in headers])
-        size = b"" if length is None else b"content-length: %d\r\n" % length
-        return Hidden(line + fields + size + b"\r\n")  # the upstream's key is in it
+        lines = [method.encode(), b" ", self._path, target, self._host]
+        lines += [b"%b: %b\r\n" % pair for pair in headers]
+        lines.append(b"\r\n" if length is None else b"content-length: %d\r\n\r\n" % length)
+        return Hidden(b"".join(lines))  # the upstream's key is in it
 
     # Who gets which connection
 

@@ -40,7 +40,7 @@ class Upstream:
     @property
     def name(self) -> str:
         """Host and port, as events carry them."""
-        return self.pool.origin.authority.decode()
+        return self.pool.name
 
 
 def bearer(secret: str) -> Headers:

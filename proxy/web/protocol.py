@@ -19,7 +19,7 @@ from typing import Any
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from proxy.errors import (
@@ -32,7 +32,9 @@ from proxy.errors import (
     error_answer,
 )
 from proxy.gateway.call import Arrival
+from proxy.gateway.client import DEPARTURE, OUTPUT
 from proxy.sections import ServerSettings
+from proxy.web.cycle import Cycle
 
 #: Requests that may wait on one connection for the answer to the one before.
 _PIPELINED_MAX = 8
@@ -85,17 +87,6 @@ class _Output:
         self.close = protocol.end
 
 
-class _Cycle(RequestResponseCycle):
-    """One request and its answer."""
-
-    async def send(self, message: Any) -> None:
-        if not self.response_started and self.more_body:
-            # Answered before its body was here, which closes the connection: the client must know that, or it sends
-            # its next request into nothing.
-            self.keep_alive = False
-        await super().send(message)
-
-
 class Protocol(HttpToolsProtocol):
     """One client's connection."""
 
@@ -103,13 +94,15 @@ class Protocol(HttpToolsProtocol):
 
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._serving: RequestResponseCycle | None = None
+        self._serving: Cycle | None = None
         #: Nothing more is read from this connection; if it is for an error, it is told after the answers before it.
         self._broken = False
         self._refusal: ProxyError | None = None
         self._parts_at = math.inf
         self._in_head = False
         self._head_deadline = math.inf
+        #: Of the request that is served, if it is not whole yet.
+        self._body_deadline = math.inf
         #: Bytes of the head, or of what surrounds the body (chunk extensions, trailers) since the body's last.
         self._bare_bytes = 0
         self._unsent_bytes = 0
@@ -127,6 +120,9 @@ class Protocol(HttpToolsProtocol):
                 self.transport.close()
         if now > self._parts_at:
             self.transport.close()
+        if now > self._body_deadline and self._serving is not None:
+            self._body_deadline = math.inf
+            self._serving.give_up()
         if not (self.flow.write_paused or self.transport.is_closing()):
             self._unsent_since = math.inf
             return
@@ -171,10 +167,10 @@ class Protocol(HttpToolsProtocol):
         """Whether nothing more can be written."""
         return self._is_parting() or self.transport.is_closing()
 
-    def _last(self) -> RequestResponseCycle:
+    def _last(self) -> Cycle:
         """Of the requests that are served or wait for it, the last."""
         assert self._serving is not None
-        return self.pipeline[0][0] if self.pipeline else self._serving
+        return self.pipeline[0][0] if self.pipeline else self._serving  # type: ignore[return-value] # as we made it
 
     # asyncio.Protocol
 
@@ -192,8 +188,7 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         for cycle in [self._serving, *(waiting for waiting, _ in self.pipeline)]:
             if cycle is not None and not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
+                cycle.leave()  # type: ignore[attr-defined] # it is one of ours
         self.pipeline.clear()
         self._unset_keepalive_if_required()  # which uvicorn forgets where the connection was reset
         self.watch.parting -= self._is_parting()
@@ -250,6 +245,8 @@ class Protocol(HttpToolsProtocol):
             return
         self.headers = []  # what comes now are trailers: no headers, whatever they are called
         self.cycle.transport = self._output  # type: ignore[assignment] # all that a cycle asks of it
+        self.cycle.__class__ = Cycle  # uvicorn makes them itself, of one class
+        self.scope["extensions"] = {DEPARTURE: self.cycle.when_gone, OUTPUT: self.cycle}  # type: ignore[attr-defined, dict-item]
         if self.watch.is_stopping:
             self.cycle.keep_alive = False
 
@@ -289,6 +286,10 @@ class Protocol(HttpToolsProtocol):
         self._bare_bytes = 0
         super().on_body(body)
 
+    def on_message_complete(self) -> None:
+        self._body_deadline = math.inf
+        super().on_message_complete()
+
     def on_response_complete(self) -> None:
         assert self._serving is not None
         if self.is_ending():
@@ -304,9 +305,10 @@ class Protocol(HttpToolsProtocol):
             if self.watch.is_stopping:
                 self.loop.call_later(LINGER_S, self._close_if_idle)
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._serving = cycle
-        cycle.__class__ = _Cycle  # uvicorn makes them itself, of one class
+        if cycle.more_body:
+            self._body_deadline = self.loop.time() + self.watch.settings.body_timeout_s
         super()._start_asgi_task(cycle, app)
 
     # Refusals, and other ends
@@ -329,8 +331,7 @@ class Protocol(HttpToolsProtocol):
             self.pipeline.popleft()
             self._refusal = error
         elif not last.response_started:  # its body is what cannot be read
-            last.disconnected = True
-            last.message_event.set()
+            last.leave()
             self._tell(error)
 
     def _tell(self, error: ProxyError) -> None:

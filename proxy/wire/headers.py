@@ -65,17 +65,23 @@ def for_upstream(headers: Iterable[tuple[bytes, bytes]], *, identity: bool = Fal
 
     Of the codings the client accepts, only those are offered on that the meter can read; with `identity`, none.
     """
-    headers = list(headers)
-    dropped = _REQUEST_DROPPED | _named_by_connection(headers)
-    kept = [
-        pair
-        for pair in headers
-        if pair[0] not in dropped
-        and not pair[0].startswith(_REQUEST_DROPPED_PREFIXES)
-        and (b"_" not in pair[0] or not _is_alias(pair[0]))
-    ]
-    accepted = b"identity" if identity else _readable([value for key, value in headers if key == b"accept-encoding"])
-    return [*kept, (b"accept-encoding", accepted)]
+    kept: Headers = []
+    accepted: list[bytes] = []
+    connection: list[bytes] = []
+    for pair in headers:
+        name = pair[0]
+        if name in _REQUEST_DROPPED:
+            if name == b"accept-encoding":
+                accepted.append(pair[1])
+            elif name == b"connection":
+                connection.append(pair[1])
+        elif not name.startswith(_REQUEST_DROPPED_PREFIXES) and (b"_" not in name or not _is_alias(name)):
+            kept.append(pair)
+    if connection:
+        named = _named_by(connection)
+        kept = [pair for pair in kept if pair[0] not in named]
+    kept.append((b"accept-encoding", _readable(accepted) if accepted and not identity else b"identity"))
+    return kept
 
 
 def _is_alias(name: bytes) -> bool:
@@ -114,9 +120,19 @@ def with_rates(headers: Headers, ours: Headers) -> Headers:
 
 def for_client(headers: Iterable[tuple[bytes, bytes]], *, without: frozenset[bytes] = frozenset()) -> Headers:
     """An upstream's headers as they go back: without hop-by-hop headers, our own names, and those in `without`."""
-    headers = list(headers)
-    dropped = HOP_BY_HOP | without | _named_by_connection(headers)
-    return [pair for pair in headers if pair[0] not in dropped and not pair[0].startswith(_OWN_PREFIX)]
+    kept: Headers = []
+    connection: list[bytes] = []
+    for pair in headers:
+        name = pair[0]
+        if name in HOP_BY_HOP:
+            if name == b"connection":
+                connection.append(pair[1])
+        elif name not in without and not name.startswith(_OWN_PREFIX):
+            kept.append(pair)
+    if connection:
+        named = _named_by(connection)
+        kept = [pair for pair in kept if pair[0] not in named]
+    return kept
 
 
 def get(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
@@ -127,12 +143,9 @@ def get(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
     return None
 
 
-def _named_by_connection(headers: Headers) -> frozenset[bytes]:
+def _named_by(connection: list[bytes]) -> frozenset[bytes]:
     """The headers that `Connection` declares to be for this hop only."""
-    named = [value for key, value in headers if key == b"connection"]
-    if not named:
-        return frozenset()
-    return frozenset(token.strip().lower() for token in b",".join(named).split(b",")) - _END_TO_END
+    return frozenset(token.strip().lower() for token in b",".join(connection).split(b",")) - _END_TO_END
 
 
 def _readable(accepted: list[bytes]) -> bytes:

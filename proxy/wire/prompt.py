@@ -64,9 +64,11 @@ class _Ask:
         self._model = model
 
     def chat(self, body: Mapping[str, Any]) -> int:
-        messages = body.get("messages")
-        tokens = self._opening() + sum(self._message(message) for message in _list(messages))
-        tokens += self._tools([*_list(body.get("tools")), *_list(body.get("functions"))])
+        tokens = self._opening()
+        for message in _list(body.get("messages")):
+            tokens += self._message(message)
+        if "tools" in body or "functions" in body:
+            tokens += self._tools([*_list(body.get("tools")), *_list(body.get("functions"))])
         return tokens + self._format(body.get("response_format"))
 
     def responses(self, body: Mapping[str, Any]) -> int:
@@ -101,6 +103,8 @@ class _Ask:
         if message.get("role") == "assistant" and isinstance(content, str):
             content = content.rpartition(_THOUGHT_END)[2]
         tokens = _PER_MESSAGE + self._text(message.get("role")) + self._content(content)
+        if len(message) == 2 and content is not None and "role" in message:
+            return tokens  # nothing but these two
         if isinstance(message.get("name"), str):
             tokens += _PER_NAME + self._text(message["name"])
         for call in _list(message.get("tool_calls")):

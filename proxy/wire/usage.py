@@ -19,6 +19,11 @@ _COMPLETION_DETAILS = (
     "output_token_details",
 )
 _CACHED = ("cached_tokens", "prompt_cache_hit_tokens", "num_cached_tokens", "cache_read_input_tokens")
+_TOTAL = ("total_tokens",)
+_AUDIO = ("audio_tokens",)
+_REASONING = ("reasoning_tokens",)
+#: The members of a usage that has the three sums and nothing else.
+_PLAIN = 3
 _CACHE_WRITE = ("cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens")
 
 #: In Anthropic's own shape, which has no total, the cache is counted beside `input_tokens`, not within.
@@ -59,20 +64,22 @@ def normalise(raw: dict[str, Any]) -> Usage | None:
     the details point (reasoning outside the completion: xAI; cache or audio outside the prompt: Anthropic's shape,
     Mistral), else to reasoning (Gemini counts thinking in the total alone).
     """
-    prompt, completion, total = _count(raw, _PROMPT), _count(raw, _COMPLETION), _count(raw, ("total_tokens",))
+    prompt, completion, total = _count(raw, _PROMPT), _count(raw, _COMPLETION), _count(raw, _TOTAL)
     if prompt is None and completion is None and total is None:
         return None
+    if len(raw) == _PLAIN and prompt is not None and completion is not None and prompt + completion == total:
+        return Usage(prompt, text_output=completion)
     if prompt is None:
         prompt = max(0, (total or 0) - (completion or 0))
     if completion is None:
         completion = max(0, (total or 0) - prompt)
 
     inputs, outputs = _details(raw, _PROMPT_DETAILS), _details(raw, _COMPLETION_DETAILS)
-    cached = _first(_count(inputs, _CACHED), _count(raw, _CACHED))
-    written = _first(_count(inputs, _CACHE_WRITE), _count(raw, _CACHE_WRITE))
-    audio_in = _first(_count(inputs, ("audio_tokens",)))
-    reasoning = _first(_count(outputs, ("reasoning_tokens",)), _count(raw, ("reasoning_tokens",)))
-    audio_out = _first(_count(outputs, ("audio_tokens",)))
+    cached = _within(inputs, raw, _CACHED)
+    written = _within(inputs, raw, _CACHE_WRITE)
+    audio_in = _count(inputs, _AUDIO) or 0
+    reasoning = _within(outputs, raw, _REASONING)
+    audio_out = _count(outputs, _AUDIO) or 0
 
     unexplained = max(0, (total or 0) - prompt - completion)
     if total is None and not raw.keys().isdisjoint(_BESIDE_INPUT):
@@ -106,16 +113,23 @@ def _count(holder: dict[str, Any], names: tuple[str, ...]) -> int | None:
     """The first of these members that is a count. Upstreams write null, floats and worse."""
     for name in names:
         value = holder.get(name)
-        if isinstance(value, float) and value.is_integer():
+        if value.__class__ is float and value.is_integer():
             value = int(value)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _COUNT_MAX:
-            return value
+        if value.__class__ is int and 0 <= value <= _COUNT_MAX:
+            count: int = value
+            return count
     return None
 
 
+def _within(details: dict[str, Any], raw: dict[str, Any], names: tuple[str, ...]) -> int:
+    """What the details count, or else the usage itself."""
+    count = _count(details, names) if details else None
+    return (_count(raw, names) or 0) if count is None else count
+
+
 def _details(raw: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    return next((value for name in names if (value := raw.get(name)) and isinstance(value, dict)), {})
-
-
-def _first(*counts: int | None) -> int:
-    return next((count for count in counts if count is not None), 0)
+    for name in names:
+        value = raw.get(name)
+        if value and isinstance(value, dict):
+            return value
+    return {}

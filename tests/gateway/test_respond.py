@@ -8,6 +8,7 @@ import pytest
 from starlette.types import Message
 
 from proxy.errors import InvalidRequest
+from proxy.gateway.client import BODY_FOLLOWS
 from proxy.gateway.respond import Passthrough
 
 
@@ -27,10 +28,27 @@ async def test_what_came_goes_on_with_the_requests_id_beside_it() -> None:
             "type": "http.response.start",
             "status": 203,
             "headers": [(b"x-a", b"1"), (b"x-a", b"2"), (b"x-tollgate-request-id", b"req_1")],
+            BODY_FOLLOWS: True,
         },
         {"type": "http.response.body", "body": b"one", "more_body": True},
         {"type": "http.response.body", "body": b"two", "more_body": False},
     ]
+
+
+async def test_a_head_of_which_nothing_follows_yet_is_shown_alone() -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    answer = Passthrough(send, "req_1")
+    await answer.flush()
+    assert not sent
+    await answer.start(200, [])
+    assert not sent
+    await answer.flush()
+    await answer.flush()
+    assert sent == [{"type": "http.response.start", "status": 200, "headers": [(b"x-tollgate-request-id", b"req_1")]}]
 
 
 async def test_a_refusal_has_openais_shape_and_a_request_id() -> None:
