@@ -18,4 +18,9 @@ of the same stages, `proxy.web` and `proxy.cli` let people look, `proxy.admin` i
 `proxy.app` wires it all.
 """
 
+import sys
+
 __version__ = "0.1.0"
+
+# httpx has a command line of its own, for which it would load rich and pygments into each server.
+sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type] # so it is not found, which httpx is ready for

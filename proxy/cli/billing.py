@@ -16,8 +16,9 @@ from proxy.cli.instants import iso, iso_or_none, iso_short, now_ms
 from proxy.cli.invoices import show_invoice
 from proxy.cli.keys import read_secret
 from proxy.cli.opening import open_store, reading
-from proxy.cli.output import Json, complain, print_json, print_table, printable
+from proxy.cli.output import Json, complain, print_json, printable
 from proxy.cli.stripe import connect_stripe
+from proxy.cli.tables import print_table
 from proxy.errors import CatalogError
 from proxy.settings import load
 from proxy.store import subscriptions

@@ -16,7 +16,8 @@ from proxy.billing.applying import Applied, Applying
 from proxy.billing.catalog import Catalog
 from proxy.billing.deployment import Deployment, Step, deployment, read
 from proxy.billing.openmeter import TRIES, OpenMeter, engine_of
-from proxy.cli.output import Json, complain, print_json, print_table, printable
+from proxy.cli.output import Json, complain, print_json, printable
+from proxy.cli.tables import print_table
 from proxy.errors import ConfigurationError
 from proxy.settings import Settings, load
 

@@ -13,7 +13,8 @@ from proxy.admin.operation import Asked
 from proxy.cli import letters, settlements
 from proxy.cli.calling import call, listed
 from proxy.cli.instants import short
-from proxy.cli.output import Json, print_facts, print_json, print_table, printable
+from proxy.cli.output import Json, print_json, printable
+from proxy.cli.tables import print_facts, print_table
 from proxy.cli.wanted import ErrorText, From, Tenant, To
 from proxy.model import EventState
 

@@ -10,7 +10,8 @@ from proxy.admin import events
 from proxy.admin.events import Explanation, OneEvent
 from proxy.cli.calling import call
 from proxy.cli.instants import short
-from proxy.cli.output import Json, print_facts, print_json
+from proxy.cli.output import Json, print_json
+from proxy.cli.tables import print_facts
 
 
 def explain(

@@ -14,7 +14,8 @@ from proxy.billing.meters import Difference
 from proxy.billing.reconcile import Reconciliation
 from proxy.billing.repair import Repair
 from proxy.cli.instants import iso, iso_short
-from proxy.cli.output import complain, print_facts, print_table, printable
+from proxy.cli.output import complain, printable
+from proxy.cli.tables import print_facts, print_table
 from proxy.model import EventState
 
 

@@ -15,7 +15,8 @@ from proxy.billing.rating import Line
 from proxy.billing.statement import money, parts, statement_csv, statement_html, statement_json, unit_price
 from proxy.cli.instants import iso_short, now_ms
 from proxy.cli.opening import open_store, reading
-from proxy.cli.output import Json, print_json, print_table, printable
+from proxy.cli.output import Json, print_json, printable
+from proxy.cli.tables import print_table
 from proxy.limits import Calendar
 
 

@@ -13,8 +13,9 @@ from proxy.admin import keys
 from proxy.admin.keys import CreateKey, Key, ListKeys, NewKey, OneKey, RotateKey
 from proxy.cli.calling import call, listed
 from proxy.cli.instants import short
-from proxy.cli.output import Json, print_json, print_table, printable
+from proxy.cli.output import Json, print_json, printable
 from proxy.cli.standings import told
+from proxy.cli.tables import print_table
 from proxy.store import tenants
 
 app = typer.Typer(help="The tenants' API keys.", no_args_is_help=True)

@@ -14,8 +14,9 @@ from proxy.admin.operation import Paged
 from proxy.admin.top_ups import AddTopUp, ListTopUps, add_top_up
 from proxy.cli.calling import call, listed
 from proxy.cli.instants import short
-from proxy.cli.output import Json, print_json, print_table, printable
+from proxy.cli.output import Json, print_json, printable
 from proxy.cli.standings import amount, print_standings, told
+from proxy.cli.tables import print_table
 from proxy.limits import KINDS, Written, shown
 from proxy.limits import told as amount_told
 from proxy.model import SUBJECT_PATTERN, Counted

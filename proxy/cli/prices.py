@@ -14,7 +14,8 @@ from proxy.billing.prices import PriceBook
 from proxy.billing.tariff import PARTS_PER_USD, Holding, Rates
 from proxy.cli.instants import iso_or_none, now_ms, parse_instant
 from proxy.cli.opening import open_store, reading
-from proxy.cli.output import Json, print_facts, print_json, print_table, printable
+from proxy.cli.output import Json, print_json, printable
+from proxy.cli.tables import print_facts, print_table
 from proxy.instants import Period, WrongPeriod
 from proxy.limits import Calendar
 from proxy.settings import load

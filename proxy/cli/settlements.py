@@ -12,7 +12,8 @@ import typer
 from proxy.admin import settlements
 from proxy.admin.settlements import SETTLEMENTS_MAX, ImportSettlements
 from proxy.cli.calling import call
-from proxy.cli.output import Json, complain, print_facts, print_json
+from proxy.cli.output import Json, complain, print_json
+from proxy.cli.tables import print_facts
 from proxy.store.unrecorded import line_of, unrecorded_in
 
 

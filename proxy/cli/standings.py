@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from proxy.admin.limits import Limit, Standing
 from proxy.cli.instants import short
-from proxy.cli.output import print_table
+from proxy.cli.tables import print_table
 from proxy.model import Window
 
 

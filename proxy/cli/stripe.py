@@ -17,7 +17,8 @@ from proxy.billing.openmeter import OpenMeter
 from proxy.billing.stripe import App, Customer
 from proxy.cli.keys import read_secret
 from proxy.cli.opening import open_store
-from proxy.cli.output import Json, print_json, print_table, printable
+from proxy.cli.output import Json, print_json, printable
+from proxy.cli.tables import print_table
 from proxy.errors import ConfigurationError, EngineUnavailable
 from proxy.settings import Settings
 from proxy.store import payments

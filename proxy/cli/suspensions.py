@@ -10,7 +10,8 @@ from proxy.admin.suspensions import ListSuspensions, list_suspensions, resume_te
 from proxy.admin.tenants import OneTenant
 from proxy.cli.calling import call, listed
 from proxy.cli.instants import short
-from proxy.cli.output import Json, print_json, print_table, printable
+from proxy.cli.output import Json, print_json, printable
+from proxy.cli.tables import print_table
 
 _LISTED_MAX = 10_000
 

@@ -15,9 +15,10 @@ from proxy.cli.calling import call, listed
 from proxy.cli.instants import iso_short, now_ms, parse_instant, short
 from proxy.cli.keys import print_keys
 from proxy.cli.opening import open_store, reading
-from proxy.cli.output import Json, print_facts, print_json, print_table, printable
+from proxy.cli.output import Json, print_json, printable
 from proxy.cli.standings import print_standings
 from proxy.cli.suspensions import resume, show_suspensions
+from proxy.cli.tables import print_facts, print_table
 from proxy.declaration.write import written
 from proxy.limits import Calendar
 from proxy.model import Window

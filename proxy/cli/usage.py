@@ -11,8 +11,9 @@ from proxy.admin.margins import Margin
 from proxy.admin.usage import GROUPS, Counts, Line, ReportUsage, UsageReport, csv_text, report_usage
 from proxy.cli.calling import call
 from proxy.cli.instants import short
-from proxy.cli.output import Json, print_json, print_table, printable
+from proxy.cli.output import Json, print_json, printable
 from proxy.cli.standings import print_standings
+from proxy.cli.tables import print_table
 from proxy.store.usage import Group
 
 

@@ -15,7 +15,8 @@ import typer
 from proxy import settings
 from proxy.cli.instants import iso, iso_or_none, iso_short, now_ms
 from proxy.cli.opening import open_store, reading
-from proxy.cli.output import Json, print_facts, print_json, print_table, printable
+from proxy.cli.output import Json, print_json, printable
+from proxy.cli.tables import print_facts, print_table
 from proxy.errors import ConfigurationError, SinkError
 from proxy.model import EventState, Notification, Topic
 from proxy.sections import WebhookSettings

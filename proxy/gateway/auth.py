@@ -53,10 +53,7 @@ class Authenticator:
             raise Unauthenticated("Incorrect API key provided. Ask whoever runs this service for a valid one.")
         if caller.expires_ms is not None and caller.expires_ms <= self._now_s() * 1000:
             raise Unauthenticated("Your API key has expired. Ask whoever runs this service for a new one.")
-        if not caller.active:
-            raise Forbidden("This account is disabled.", code="tenant_disabled")
-        if caller.suspended:
-            raise PaymentRequired(_UNPAID)
+        _check(active=caller.active, suspended=caller.suspended)
         # Only a trusted key may say whose usage it is; from any other the header means nothing.
         return caller if subject is None or not caller.trusted else await self._act_for(caller, subject)
 
@@ -67,10 +64,8 @@ class Authenticator:
         if subject == caller.subject:
             return caller
         tenant = await self._callers.tenant(subject)
-        if tenant is not None and tenant.status == "disabled":
-            raise Forbidden("This account is disabled.", code="tenant_disabled")
-        if tenant is not None and tenant.suspended_ms is not None:
-            raise PaymentRequired(_UNPAID)
+        if tenant is not None:
+            _check(active=tenant.status == "active", suspended=tenant.suspended_ms is not None)
         caller = replace(caller, subject=subject, limits=await self._callers.limits(subject, caller.key_id))
         # Whoever has no upstream key of its own shares its speaker's with all that this one speaks for.
         if tenant is not None and tenant.upstream_key:
@@ -78,11 +73,18 @@ class Authenticator:
         return replace(caller, own_account=False)
 
 
+def _check(*, active: bool, suspended: bool) -> None:
+    if not active:
+        raise Forbidden("This account is disabled.", code="tenant_disabled")
+    if suspended:
+        raise PaymentRequired(_UNPAID)
+
+
 def hide(headers: Headers) -> None:
     """What a client authenticates with is not shown from now on, wherever a request's header list is."""
-    for at, (name, value) in enumerate(headers):
-        if name in _HIDDEN:
-            headers[at] = name, Hidden(value)
+    for at, pair in enumerate(headers):
+        if pair[0] in _HIDDEN:
+            headers[at] = pair[0], Hidden(pair[1])
 
 
 def _read(headers: Iterable[tuple[bytes, bytes]]) -> tuple[Hidden, bytes | None]:

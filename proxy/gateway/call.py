@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from random import getrandbits
 from types import MappingProxyType
 from typing import Any
 
@@ -36,8 +36,9 @@ class Arrival:
         self.time_ms = time_ms or time.time_ns() // 1_000_000
         self.monotonic = time.monotonic()
         # The time first, so that ids sort by age and the ledger's index grows at one end. No dashes: receivers join
-        # source and id with one when they look for repeats.
-        self.id = request_id or f"req_{self.time_ms:012x}{secrets.token_hex(8)}"
+        # source and id with one when they look for repeats. Not from the system's own source, whose call lets another
+        # thread in, at each request: ids must differ, also after a fork, and need not be secret.
+        self.id = request_id or f"req_{self.time_ms:012x}{getrandbits(64):016x}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,10 +107,15 @@ def meter_for(
     decode = decoder(content_encoding)
     if decode is None:
         return Blind()
-    if (content_type or b"").strip().lower().startswith(b"text/event-stream"):
+    if is_stream(content_type):
         return StreamMeter(decode, endpoint, request, hides_usage=hides_usage, shown=shown)
     is_text = not (content_type or b"").strip().lower().startswith(_BINARY)
     return PlainMeter(decode, endpoint, request, is_text=is_text, shown=shown)
+
+
+def is_stream(content_type: bytes | None) -> bool:
+    """Whether an answer is labelled as server-sent events."""
+    return (content_type or b"").strip().lower().startswith(b"text/event-stream")
 
 
 class Blind:
@@ -179,6 +184,9 @@ class PlainMeter:
         if self._begun or self._room < 0:
             return
         beginning = b"".join(self._copy)
+        if beginning.startswith(b"{"):
+            self._begun = True
+            return
         self._begun = len(beginning) > _BEGINNING_BYTES_MAX or beginning.lstrip().startswith(b"{")
         if _STREAM_BEGINS.match(beginning):
             self._stream = StreamMeter(
@@ -271,7 +279,10 @@ class StreamMeter:
         return self._delivered
 
     def _through(self, pieces: list[Piece]) -> list[bytes]:
-        return [self._pass(raw, whole) for raw, whole in pieces]
+        shown = []  # no comprehension, which is a call of its own up to Python 3.11
+        for raw, whole in pieces:
+            shown.append(self._pass(raw, whole))
+        return shown
 
     def _pass(self, raw: bytes, whole: bool) -> bytes:
         if not whole:
@@ -302,7 +313,8 @@ class StreamMeter:
             self._response_id = _text(event, "id")
         if "service_tier" in event:
             self._tier = event
-        self._failed = self._failed or _has_failed(event)
+        if "error" in event or "type" in event:
+            self._failed = self._failed or _has_failed(event)
         if "type" in event:
             self._tally.note(event)
             if event["type"] in _LAST_EVENTS or self._tally.ended:

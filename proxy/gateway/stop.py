@@ -17,7 +17,7 @@ from typing import Any
 from proxy.errors import LedgerUnavailable
 from proxy.gateway.admit import Hold
 from proxy.gateway.call import Call
-from proxy.gateway.meter import Meter, Reading, StreamMeter, meter_for
+from proxy.gateway.meter import Meter, Reading, StreamMeter, is_stream, meter_for
 from proxy.gateway.quotas import Quotas
 from proxy.gateway.reservation import Reservation
 from proxy.model import NO_USAGE, Limit, Usage, UsageSource
@@ -148,7 +148,7 @@ class Stop:
     ) -> Meter:
         """As `meter.meter_for`. An answer that is no stream, or cannot be read, is never stopped."""
         decode = decoder(content_encoding)
-        if decode is None or not (content_type or b"").strip().lower().startswith(b"text/event-stream"):
+        if decode is None or not is_stream(content_type):
             return meter_for(
                 content_type,
                 content_encoding,

@@ -44,6 +44,8 @@ class Callers:
 
     async def find(self, key_hash: bytes) -> Caller | None:
         """The caller, or None for a key that is unknown or revoked. Raises `LedgerUnavailable`."""
+        if self._monotonic() - self._checked_at < _STALE_S and (known := self._remembered.get(key_hash)):
+            return known
         with self._guarded():
             if self._monotonic() - self._checked_at >= _STALE_S:
                 self._check_revision()

@@ -175,10 +175,7 @@ class Connection(asyncio.Protocol):
                 raise self._error
             self._take = take
             self._reader = self._loop.create_future()
-            try:
-                await self._reader
-            finally:
-                self._take = None
+            await self._reader
         chunks, self._chunks, self._buffered_bytes = self._chunks, [], 0
         if self._paused and not self._closed:
             self._paused = False
@@ -278,6 +275,7 @@ class Connection(asyncio.Protocol):
         self._wake_reader()
 
     def _wake_reader(self) -> None:
+        self._take = None  # what comes before it runs comes after what it was woken for
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
 

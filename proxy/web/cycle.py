@@ -45,10 +45,13 @@ class Cycle(RequestResponseCycle):
 
     @property
     def is_ready(self) -> bool:
-        return not (self.flow.write_paused or self.disconnected or self._head or self.transport.is_closing())
+        return not (self.flow.write_paused or self.disconnected or self._head)
 
     def write_data(self, data: bytes) -> None:
-        self._send_body(data, more=True)
+        if self.chunked_encoding:
+            self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        else:
+            self._send_body(data, more=True)
 
     async def send(self, message: Message) -> None:  # type: ignore[override] # its types are uvicorn's own
         """Where the head says that a body follows at once (`BODY_FOLLOWS`), both are written together."""

@@ -25,6 +25,9 @@ class Identity:
         return data
 
 
+_IDENTITY = Identity()
+
+
 class Inflate:
     """`gzip` (also several members in a row) and `deflate` (zlib's format, and the bare one that some servers send).
 
@@ -61,7 +64,9 @@ class Inflate:
 
 def decoder(content_encoding: bytes | None) -> Decoder | None:
     """The decoder for a `Content-Encoding`, or None where it is one that this proxy never offered to read."""
-    match (content_encoding or b"identity").strip().lower():
+    if content_encoding is None:
+        return _IDENTITY
+    match content_encoding.strip().lower():
         case b"identity" | b"":
             return Identity()
         case b"gzip" | b"x-gzip":

@@ -114,6 +114,8 @@ def with_rates(headers: Headers, ours: Headers) -> Headers:
     if not ours:
         return headers
     names = {name for name, _ in ours}
+    if names.isdisjoint([name for name, _ in headers]):
+        return headers + ours
     moved = [(b"x-upstream-" + name.removeprefix(b"x-") if name in names else name, value) for name, value in headers]
     return moved + ours
 
