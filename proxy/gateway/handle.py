@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from functools import partial
@@ -24,6 +25,9 @@ from proxy.upstream.route import Router
 from proxy.wire.endpoints import Routes
 
 log = logging.getLogger(__name__)
+
+#: A larger body is read in a thread: it takes milliseconds, in which others are to be served.
+_READ_HERE_BYTES_MAX = 256 * 1024
 
 
 class Gateway:
@@ -68,7 +72,11 @@ class Gateway:
         try:
             caller = await self.authenticate(scope)
             rule = self._routes.match(scope["method"], scope["raw_path"], own_account=caller.own_account)
-            call = call_of(scope, arrival, caller, rule, await self.read_body(scope, receive))
+            raw = await self.read_body(scope, receive)
+            if len(raw) <= _READ_HERE_BYTES_MAX:
+                call = call_of(scope, arrival, caller, rule, raw)
+            else:
+                call = await asyncio.to_thread(call_of, scope, arrival, caller, rule, raw)
             if call.references or call.method == "DELETE":
                 await self._ownership.check(call)
         except ProxyError as error:

@@ -12,6 +12,8 @@ import orjson
 #: this are not weighed.
 PARSED_BYTES_MAX = 200 * 1024 * 1024
 WEIGHED_FROM_BYTES = 1024 * 1024
+#: What is looked through at once. Python has no other thread's turn in the middle of it (a millisecond or two).
+PIECE_BYTES = 1024 * 1024
 #: Python reads no integers of thousands of digits, and would refuse all that stands around one.
 _DIGITS_MAX = 1_000
 
@@ -38,7 +40,12 @@ def json_object(data: bytes) -> dict[str, Any] | None:
 
 def weight(document: bytes) -> int:
     """Roughly the bytes that a JSON document takes once parsed: 64 MiB of empty lists would take 2 GiB and 7 s."""
-    return 200 * document.count(b"{") + 80 * document.count(b"[") + 40 * document.count(b",")
+    total = 0
+    for at in range(0, len(document), PIECE_BYTES):
+        end = at + PIECE_BYTES
+        total += 200 * document.count(b"{", at, end) + 80 * document.count(b"[", at, end)
+        total += 40 * document.count(b",", at, end)
+    return total
 
 
 def _integer(digits: str) -> float:

@@ -149,6 +149,22 @@ def test_a_body_that_cannot_be_metered_is_400_and_names_the_field(
     assert (server.settlements(), upstream.requests) == ([], [])
 
 
+def test_a_large_body_is_read_as_any_other_is(tmp_path: Path) -> None:
+    words = "x" * 400_000
+    with between(tmp_path, default=plain()) as (server, upstream):
+        headers = {"x-api-key": server.key(), "content-type": "application/json"}
+        body = orjson.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": words}]})
+        assert post(server, json=None, content=body, headers=headers).status_code == 200
+        assert [one.body for one in upstream.requests] == [body]
+        refused(post(server, json=None, content=body[:-1], headers=headers), 400, "invalid_json")
+        refused(
+            post(server, json=None, content=b'{"Model":"a","x":"%b"}' % words.encode(), headers=headers),
+            400,
+            "ambiguous_field",
+        )
+        assert len(server.settlements(1)) == 1
+
+
 def test_a_body_that_is_announced_too_large_is_413_before_it_is_read(pair: Between) -> None:
     server, _ = pair
     with RawClient(server.port) as client:

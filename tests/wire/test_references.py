@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import InvalidRequest
+from proxy.wire import references
 from proxy.wire.references import (
     FIELDS,
     IN_CHAT,
@@ -184,3 +185,17 @@ def test_a_form_names_a_file_by_its_field() -> None:
 )
 def test_the_ids_that_an_answer_shows(answer: dict[str, Any], ids: list[str]) -> None:
     assert sorted(shown_by(answer)) == sorted(ids)
+
+
+@pytest.mark.parametrize("before", range(40))
+def test_a_large_body_is_looked_through_in_pieces_that_hide_nothing(
+    before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(references, "PIECE_BYTES", 16)
+    body = b'{"pad": "%b", "inPut": [{"Type": "Item_Reference", "iD": "x_1"}]}' % (b"." * before)
+    assert named(body) == {("item", "x_1")}
+
+
+def test_no_sign_is_longer_than_what_two_pieces_share() -> None:
+    signs = {*IN_CHAT, *IN_IMAGES, *IN_RESPONSES, *IN_SPEECH}
+    assert max(map(len, signs)) < references._SIGN_BYTES_MAX
