@@ -84,13 +84,13 @@ _SUMS = ", ".join(
 )
 
 
-def sums_of_events(connection: sqlite3.Connection) -> list[Any]:
-    """What the rollups must hold, counted from the events themselves."""
+def sums_of_events(connection: sqlite3.Connection, first: int = 0, last: int = 2**63 - 1) -> list[Any]:
+    """What the rollups must hold, counted from the events themselves; or of those from `first` to `last`."""
     grouped = f"""
         SELECT subject, time_ms / {HOUR_MS}, model, endpoint, key_id, usage_source, {_SUMS} FROM events
-        GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6
+        WHERE seq BETWEEN ? AND ? GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6
     """
-    return connection.execute(grouped).fetchall()
+    return connection.execute(grouped, (first, last)).fetchall()
 
 
 def rollups(connection: sqlite3.Connection) -> list[Any]:
