@@ -5,6 +5,7 @@
 # make fuzz    mutate a million requests and answers (ten minutes)
 # make outage  take the sink away for 100,000 events under full load; then a million events that wait (five minutes)
 # make bench   it beside nginx, a direct call, and LiteLLM and vllm-router where they are installed (ten minutes)
+# make curves  what it costs against requests in flight, sizes, tenants, ten million events, a backlog (ten minutes)
 # make soak    four fifths of its capacity for twenty minutes, and see whether anything is left over
 # make lock    renew the locked dependencies after a change of pyproject.toml
 
@@ -16,7 +17,7 @@ ALONE := tests/bench tests/crash tests/endurance tests/fuzz
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
-.PHONY: run test check crash fuzz outage soak bench lock clean
+.PHONY: run test check crash fuzz outage soak bench curves lock clean
 
 run: .venv/installed
 	@exec $(BIN)/tollgate serve
@@ -42,6 +43,9 @@ soak: .venv/installed-dev
 
 bench: .venv/installed-dev
 	@$(BIN)/python -m tests.bench
+
+curves: .venv/installed-dev
+	@$(BIN)/python -m tests.bench.curves
 
 lock: .venv/installed-dev
 	@$(PIP) uv

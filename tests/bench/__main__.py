@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
-import resource
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import uvloop
@@ -18,12 +15,11 @@ import uvloop
 from tests.bench import measure, peers, report
 from tests.bench.admission import admission_us
 from tests.bench.measure import Figures
-from tests.bench.systems import OTHER_CORES, System, direct, nginx, on, tollgate
-from tests.crash.world import free_port
+from tests.bench.stage import ROOT, make_room, upstream
+from tests.bench.systems import System, direct, nginx, tollgate
 from tests.endurance.load import Tally
 from tests.running import wait_until
 
-ROOT = Path(__file__).parents[2]
 MANY = 64
 
 #: Besides Tollgate and a direct call. A compiled yardstick, and peers where they are installed.
@@ -65,29 +61,9 @@ async def _hold(system: System, figures: Figures) -> None:
     figures.after_kib = system.rss_kib()
 
 
-@contextmanager
-def upstream() -> Iterator[int]:
-    """The scripted upstream's port."""
-    port = free_port()
-    process = subprocess.Popen(
-        on(OTHER_CORES, [sys.executable, "-m", "tests.bench.upstream", str(port)]),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    try:
-        process.stdout.readline()
-        yield port
-    finally:
-        process.kill()
-        process.communicate()
-
-
 def run(directory: Path, names: Sequence[str], *, rounds: int, seconds: float, holds: bool = True) -> Found:
     """Start the systems, measure them, and make sure that Tollgate has told of every request."""
-    os.sched_setaffinity(0, OTHER_CORES)
-    files_max = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files_max, files_max))
+    make_room()
     receiver = Tally()
     with ExitStack() as stack:
         stack.enter_context(receiver)
@@ -130,7 +106,7 @@ def main() -> None:
         if system.lacks and system.process is not None:
             print(f"{system.name} was not asked for: {system.lacks}")
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_bytes(report.as_json(found, admission))
+    options.json.write_bytes(report.as_json(found, admission, rounds=options.rounds, seconds=options.seconds))
 
 
 if __name__ == "__main__":

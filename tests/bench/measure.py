@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from tests.bench.client import Seen, ask
+from tests.bench.client import Seen, ask, asking
 from tests.bench.systems import System
 
 #: Events of a stream that is held open, and their pace.
 _HELD = (2, 6_000)
 _PACE_MS = 20
 _SETTLE_S = 1.0
+_LOOK_S = 0.005
+#: What takes so much longer than it was given is given up.
+_BOUND_S = 60.0
 
 
 class Failed(Exception):
@@ -73,16 +76,52 @@ async def plain(system: System, clients: int, seconds: float) -> Plain:
     )
 
 
-async def streamed(system: System, streams: int, events: int) -> Streamed:
-    request = system.target.request(stream=(events, _PACE_MS))
+async def steady(
+    system: System, request: Callable[[], bytes], clients: int, seconds: float, *, warm_answers: int = 0
+) -> Plain:
+    """The same, of what `request` makes, and of the middle alone: while all clients are connected and busy.
+
+    Before it there are `warm_answers`, and one to each client; and in it as many as there are clients, at least.
+    """
+    async with asking(system.target, request, clients=clients) as seen:
+        await _until(system, seen, lambda: seen.clients == clients and seen.answers >= warm_answers, seconds / 4)
+        before, cpu_s, began_s = seen.answers, system.cpu_s(), time.perf_counter()
+        await _until(system, seen, lambda: seen.answers >= before + clients, seconds)
+        answers, took_s, spent_s = seen.answers - before, time.perf_counter() - began_s, system.cpu_s() - cpu_s
+        latencies = seen.latencies[before:]
+    system.answers += seen.answers
+    return Plain(
+        clients,
+        answers,
+        answers / took_s,
+        spent_s / answers * 1e6,
+        statistics.median(latencies) * 1e6,
+        percentile(latencies, 0.99) * 1e6,
+    )
+
+
+async def _until(system: System, seen: Seen, condition: Callable[[], bool], seconds: float) -> None:
+    """Wait until so much time is over, and longer for the condition. Raises `Failed`."""
+    began_s = time.perf_counter()
+    while (took_s := time.perf_counter() - began_s) < seconds or not condition():
+        await asyncio.sleep(_LOOK_S)
+        if seen.failed or took_s > seconds + _BOUND_S:
+            raise Failed(f"{system.name}: {seen.failed} requests failed in {took_s:.1f} s: {seen.words}")
+
+
+async def streamed(
+    system: System, streams: int, events: int, *, pace_ms: int = _PACE_MS, seconds: float = 0.0
+) -> Streamed:
+    """Streams at once, one after the other until the time is over; at least one."""
+    request = system.target.request(stream=(events, pace_ms))
     cpu_s = system.cpu_s()
-    seen = await _seen(system, request, clients=streams, seconds=0.0)
+    seen = await _seen(system, request, clients=streams, seconds=seconds)
     return Streamed(
         streams,
         seen.events,
         (system.cpu_s() - cpu_s) / seen.events * 1e6,
         statistics.median(seen.firsts) * 1e6,
-        percentile(seen.gaps, 0.99) * 1e6 - _PACE_MS * 1e3,
+        percentile(seen.gaps, 0.99) * 1e6 - pace_ms * 1e3,
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import orjson
 
+from proxy import __version__
 from tests.bench.client import Target
 from tests.crash.world import free_port
 from tests.process import command
@@ -31,6 +32,8 @@ LIMITS = (
     *("tokens/month=900000000000", "tokens/period=900000000000", "tokens/total=900000000000", "inflight=100000"),
     *("requests/total=900000000", "max_tokens=100000"),
 )
+#: Where it is, below the directory that Tollgate runs in.
+LEDGER = Path("var", "tollgate.db")
 _READY_S = 90.0
 _STEP_S = 0.005
 
@@ -145,24 +148,34 @@ def direct(upstream_port: int) -> System:
     return System("direct", "", "everything", Target(upstream_port))
 
 
-@contextmanager
-def tollgate(directory: Path, upstream_port: int, receiver_url: str) -> Iterator[System]:
-    """With everything on: a tenant with ten limits, a ledger that syncs each commit, a relay that delivers."""
-    port = free_port()
-    environment = {
+def _environment(upstream_port: int, receiver_url: str) -> dict[str, str]:
+    return {
         "OPENAI_BASE_URL": f"http://127.0.0.1:{upstream_port}/v1",
         "OPENAI_API_KEY": "sk-upstream",
         "KONNECT_API_URL": receiver_url,
         "TOLLGATE_UPSTREAM__CONNECTIONS_MAX": "20000",
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
+
+
+@contextmanager
+def tollgate(directory: Path, upstream_port: int, receiver_url: str) -> Iterator[System]:
+    """With everything on: a tenant with ten limits, a ledger that syncs each commit, a relay that delivers."""
+    environment = _environment(upstream_port, receiver_url)
     command(directory, "tenants", "create", TENANT, **environment)
     command(directory, "limits", "set", TENANT, *LIMITS, **environment)
     key = orjson.loads(command(directory, "keys", "create", TENANT, "--json", **environment))["key"]
-    version = command(directory, "--version").split()[1]
-    system = System("tollgate", version, "", Target(port, key))
+    with tollgate_on(directory, key, upstream_port, receiver_url) as system:
+        yield system
+
+
+@contextmanager
+def tollgate_on(directory: Path, key: str, upstream_port: int, receiver_url: str) -> Iterator[System]:
+    """The same on the ledger that is in `directory` already (`LEDGER`)."""
+    port = free_port()
+    system = System("tollgate", __version__, "", Target(port, key))
     arguments = [sys.executable, "-m", "proxy", "serve", "--port", str(port)]
-    with running(system, arguments, directory, **environment):
+    with running(system, arguments, directory, **_environment(upstream_port, receiver_url)):
         yield system
 
 
@@ -170,10 +183,11 @@ _NGINX = """
 daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log stderr warn;
 events {{ worker_connections 20000; }}
 http {{
-  access_log off; client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy;
+  access_log off; client_max_body_size 0; proxy_request_buffering off;
+  client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy;
   fastcgi_temp_path {directory}/f; uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
   keepalive_requests 1000000000;
-  upstream model {{ server 127.0.0.1:{upstream}; keepalive 1024; keepalive_requests 1000000000; }}
+  upstream model {{ server 127.0.0.1:{upstream}; keepalive 8192; keepalive_requests 1000000000; }}
   server {{
     listen 127.0.0.1:{port} backlog=8192;
     proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;

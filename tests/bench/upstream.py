@@ -50,7 +50,7 @@ _LAST_UNASKED = _STOP + _chunk(None) + b"0\r\n\r\n"
 class _Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._got = b""
+        self._got = bytearray()
         self._left = 0
         self._pace_s = 0.0
         self._last = b""
@@ -65,10 +65,11 @@ class _Connection(asyncio.Protocol):
             size = end + 4 + (int(found[1]) if found else 0)
             if len(self._got) < size:
                 return
-            request, self._got = self._got[:size], self._got[size:]
+            request = self._got[:size]
+            del self._got[:size]
             self._answer(request)
 
-    def _answer(self, request: bytes) -> None:
+    def _answer(self, request: bytearray) -> None:
         if not _STREAM.search(request):
             self._transport.write(PLAIN)
             return
