@@ -91,9 +91,16 @@ class Stage:
             place, systems.tollgate_on(place, key_of(0), self.upstream_port, sink_url or self.receiver_url)
         )
 
-    def nginx(self) -> System_:
-        place = self._place()
-        return self._cleared(place, systems.nginx(place, self.upstream_port))
+    @contextmanager
+    def pair(self) -> Iterator[list[tuple[int, System]]]:
+        """Tollgate, and nginx where it is installed, to be measured in turn."""
+        with ExitStack() as stack:
+            made = [(0, stack.enter_context(self.tollgate()))]
+            if shutil.which("nginx"):
+                place = self._place()
+                nginx = self._cleared(place, systems.nginx(place, self.upstream_port))
+                made.append((0, stack.enter_context(nginx)))
+            yield made
 
     def of(self, points: Sequence[int]) -> Sequence[int]:
         return points[: self.effort.points]
@@ -151,16 +158,16 @@ def _same(request: bytes) -> Callable[[], bytes]:
 
 def in_flight(stage: Stage) -> Iterator[Sample]:
     """So many requests at the same time, each of about 1 KB."""
-    with stage.tollgate() as own, stage.nginx() as yardstick:
-        for _, system in stage.in_turn([(0, own), (0, yardstick)]):
+    with stage.pair() as made:
+        for _, system in stage.in_turn(made):
             for x in stage.of(IN_FLIGHT):
                 yield Sample(system.name, x, stage.requests(system, x, _same(system.target.request())))
 
 
 def body_size(stage: Stage) -> Iterator[Sample]:
     """Requests of so many bytes; the answers are small. Copying them costs nginx something, too."""
-    with stage.tollgate() as own, stage.nginx() as yardstick:
-        for _, system in stage.in_turn([(0, own), (0, yardstick)]):
+    with stage.pair() as made:
+        for _, system in stage.in_turn(made):
             for x in stage.of(BODY_BYTES):
                 request = _same(system.target.request(body_bytes=x))
                 yield Sample(system.name, x, stage.requests(system, _LARGE_BODIES, request))

@@ -104,7 +104,11 @@ def machine() -> str:
         ),
         platform.processor(),
     )
-    return f"{cpu}, {platform.system()} {platform.release()}, Python {platform.python_version()} ({build()})"
+    return f"{cpu}, {platform.system()} {_kernel()}, Python {platform.python_version()} ({build()})"
+
+
+def _kernel() -> str:
+    return ".".join(platform.release().split(".")[:2])
 
 
 def build() -> str:
