@@ -169,11 +169,12 @@ HAS_USAGE = "SELECT 1 FROM rollups WHERE subject = ? LIMIT 1"
 # What a tenant, or a key, used by model: in whole hours; and between two instants, for hours that are cut.
 _SPENT = f"SELECT model, {_SUMS} FROM rollups WHERE %s = ? AND hour >= ? AND hour < ? GROUP BY model"
 SPENT_BY = {"tenant": _SPENT % "subject", "key": _SPENT % "key_id"}
-SPENT_LATELY = f"""
-    SELECT subject, key_id, model, time_ms, cost_pico_usd, {", ".join(BUCKETS)}
+_SPENT_LATELY = f"""
+    SELECT model, time_ms, cost_pico_usd, {", ".join(BUCKETS)}
     FROM events INDEXED BY events_by_time
-    WHERE time_ms >= ? AND time_ms < ?
+    WHERE time_ms >= ? AND time_ms < ? AND %s = ?
 """
+SPENT_LATELY_BY = {"tenant": _SPENT_LATELY % "subject", "key": _SPENT_LATELY % "key_id"}
 
 # What others have recorded since this process last looked.
 EVENTS_BETWEEN = f"SELECT {_EVENT_COLUMNS} FROM events WHERE seq > ? AND seq <= ? ORDER BY seq"

@@ -51,10 +51,9 @@ def spent_by_second(connection: sqlite3.Connection, counted: Counted, calendar: 
 
 
 def _lately(connection: sqlite3.Connection, counted: Counted, from_ms: int, to_ms: int) -> Iterable[tuple[int, int]]:
-    for subject, key_id, model, time_ms, pico_usd, *buckets in connection.execute(
-        queries.SPENT_LATELY, (from_ms, to_ms)
-    ):
-        if counted.owner == (subject if counted.scope == "tenant" else key_id) and counts(counted, model):
+    rows = connection.execute(queries.SPENT_LATELY_BY[counted.scope], (from_ms, to_ms, counted.owner))
+    for model, time_ms, pico_usd, *buckets in rows:
+        if counts(counted, model):
             yield time_ms, _amount(counted, 1, buckets, pico_usd)
 
 

@@ -106,4 +106,4 @@ def test_only_the_owners_rollups_are_read(connection: sqlite3.Connection, scope:
     found = plan(connection, queries.SPENT_BY[scope])
     assert "SEARCH rollups USING" in found
     assert "hour>? AND hour<?" in found
-    assert plan(connection, queries.SPENT_LATELY).startswith("SEARCH events USING INDEX events_by_time")
+    assert plan(connection, queries.SPENT_LATELY_BY[scope]).startswith("SEARCH events USING INDEX events_by_time")
