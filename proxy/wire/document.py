@@ -16,6 +16,8 @@ WEIGHED_FROM_BYTES = 1024 * 1024
 PIECE_BYTES = 1024 * 1024
 #: Python reads no integers of thousands of digits, and would refuse all that stands around one.
 _DIGITS_MAX = 1_000
+#: All bytes but those that begin or part values.
+_WEIGHTLESS = bytes({*range(256)} - {*b"{[,"})
 
 
 def json_object(data: bytes) -> dict[str, Any] | None:
@@ -42,9 +44,8 @@ def weight(document: bytes) -> int:
     """Roughly the bytes that a JSON document takes once parsed: 64 MiB of empty lists would take 2 GiB and 7 s."""
     total = 0
     for at in range(0, len(document), PIECE_BYTES):
-        end = at + PIECE_BYTES
-        total += 200 * document.count(b"{", at, end) + 80 * document.count(b"[", at, end)
-        total += 40 * document.count(b",", at, end)
+        heavy = document[at : at + PIECE_BYTES].translate(None, _WEIGHTLESS)  # a quarter of the time of counting in all
+        total += 200 * heavy.count(b"{") + 80 * heavy.count(b"[") + 40 * heavy.count(b",")
     return total
 
 
