@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import socket
+import sys
 from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
@@ -18,6 +19,9 @@ from proxy.sections import ServerSettings
 from proxy.web.protocol import protocol_for
 
 _BACKLOG = 4096
+#: How many are accepted in a turn of the loop. uvloop takes one of each descriptor, so each socket has several: under
+#: load a turn answers hundreds of requests, and whoever connects would wait for a turn for each one before it.
+_ACCEPTED_AT_ONCE = 16
 #: An address that this machine does not have (`localhost` is often ::1 too, where IPv6 is off): others may do.
 _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 #: Of systemd's convention for sockets that are handed over, sd_listen_fds(3).
@@ -34,6 +38,10 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, *, is_shared: bool = False) -> None:
         super().__init__(config)
         self._is_shared = is_shared
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        more = [sock.dup() for sock in sockets or [] for _ in range(_ACCEPTED_AT_ONCE - 1)]
+        await super().startup(None if sockets is None else [*sockets, *more])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         queues = [] if self._is_shared else [sock.dup() for sock in sockets or []]
@@ -151,14 +159,29 @@ def listen(host: str, port: int) -> list[socket.socket]:
     return bound
 
 
+def listen_apart(host: str, port: int, count: int) -> list[list[socket.socket]]:
+    """The same for each of several workers, with a queue of its own where the system shares out among such.
+
+    Raises `OSError` as `listen`, also where anybody has the port: the first sockets are bound as one that is alone.
+    """
+    first = listen(host, port)
+    if sys.platform != "linux":
+        return [first] * count
+    for sock in first:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return [first, *([_bind(sock.family, sock.getsockname(), apart=True) for sock in first] for _ in range(count - 1))]
+
+
 def authority(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _bind(family: int, address: tuple[object, ...]) -> socket.socket:
+def _bind(family: int, address: tuple[object, ...], *, apart: bool = False) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if apart:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)

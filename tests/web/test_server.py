@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from proxy.errors import ConfigurationError
 from proxy.web.server import inherited, listen
+from tests.running import serve
 
 
 def test_every_address_of_a_name_gets_the_same_port() -> None:
@@ -98,3 +102,54 @@ def test_a_descriptor_that_is_no_listening_socket_is_named(listener: socket.sock
 def test_a_descriptor_that_is_not_there_is_named() -> None:
     with pytest.raises(ConfigurationError, match=r"^LISTEN_FDS: descriptor 9999: Bad file descriptor$"):
         inherited({"LISTEN_FDS": "1"}, first=9999)
+
+
+# Who connects while others are answered
+
+_TURN_S = 0.005
+_COMING = 64
+_GET = b"GET / HTTP/1.1\r\nhost: here\r\n\r\n"
+
+
+async def slowly(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application that keeps the loop busy, as hundreds of requests at once do."""
+    if scope["type"] == "http":
+        time.sleep(_TURN_S)  # noqa: ASYNC251 (that is the point)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+    else:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+async def test_who_connects_is_not_held_up_for_a_turn_of_the_loop_for_each_one_before() -> None:
+    (listener,) = listen("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    with serve(slowly, listener):
+        busy = [await asyncio.open_connection("127.0.0.1", port) for _ in range(4)]
+        for _, writer in busy:
+            writer.write(_GET)
+        coming = [await asyncio.open_connection("127.0.0.1", port) for _ in range(_COMING)]
+        answers = 0
+
+        async def ask_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal answers
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                answers += 1
+                writer.write(_GET)
+
+        async def ask_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(_GET)
+            await reader.readuntil(b"\r\n\r\n")
+
+        asking = [asyncio.create_task(ask_on(*one)) for one in busy]
+        await asyncio.gather(*(ask_once(*one) for one in coming))
+        for task in asking:
+            task.cancel()
+        for _, writer in (*busy, *coming):
+            writer.close()
+    # In turns of at least four answers each: without help, one of those that come in each.
+    assert answers < _COMING
