@@ -101,6 +101,8 @@ class Protocol(HttpToolsProtocol):
         self._parts_at = math.inf
         self._in_head = False
         self._head_deadline = math.inf
+        #: Of a client that asks nothing more.
+        self._idle_deadline = math.inf
         #: Of the request that is served, if it is not whole yet.
         self._body_deadline = math.inf
         #: Bytes of the head, or of what surrounds the body (chunk extensions, trailers) since the body's last.
@@ -118,7 +120,7 @@ class Protocol(HttpToolsProtocol):
                 self._refuse(HeadTimeout(f"The head of your request did not arrive within {seconds:g} s."))
             else:
                 self.transport.close()
-        if now > self._parts_at:
+        if now > self._parts_at or now > self._idle_deadline:
             self.transport.close()
         if now > self._body_deadline and self._serving is not None:
             self._body_deadline = math.inf
@@ -190,7 +192,6 @@ class Protocol(HttpToolsProtocol):
             if cycle is not None and not cycle.response_complete:
                 cycle.leave()  # type: ignore[attr-defined] # it is one of ours
         self.pipeline.clear()
-        self._unset_keepalive_if_required()  # which uvicorn forgets where the connection was reset
         self.watch.parting -= self._is_parting()
         super().connection_lost(exc)
 
@@ -228,7 +229,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._unset_keepalive_if_required()  # here and not with any byte: empty lines would keep a connection for ever
+        self._idle_deadline = math.inf  # here and not with any byte: empty lines would keep a connection for ever
         self._in_head = True
         self._bare_bytes = 0
         self._head_deadline = self.loop.time() + self.watch.settings.head_timeout_s
@@ -299,9 +300,11 @@ class Protocol(HttpToolsProtocol):
         elif self._refusal is not None and not self.pipeline:
             self._tell(self._refusal)
         else:
-            super().on_response_complete()
-            if self._in_head:  # of the next request, which has its own deadline
-                self._unset_keepalive_if_required()
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
+            elif not self._in_head:  # of the next request, which has its own deadline
+                self._idle_deadline = self.loop.time() + self.watch.settings.keep_alive_s
             if self.watch.is_stopping:
                 self.loop.call_later(LINGER_S, self._close_if_idle)
 
@@ -359,7 +362,7 @@ class Protocol(HttpToolsProtocol):
         Were the connection closed with unread bytes in it, the client's system would throw the answer away.
         """
         self._broken = True
-        self._unset_keepalive_if_required()
+        self._idle_deadline = math.inf
         if self.watch.parting >= _PARTING_MAX:
             self.transport.close()
         elif not self._is_parting():
