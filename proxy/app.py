@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy.admin.api import AdminApi
+from proxy.admin.api import AdminApi, operations
 from proxy.admin.desk import Desk
 from proxy.admin.docs import Docs
-from proxy.admin.operations import OPERATIONS
 from proxy.agent.endpoint import ENDPOINTS, Agent
 from proxy.billing.entitlements import entitlements_of
 from proxy.billing.prices import SANDBOX, PriceBook
@@ -22,82 +22,97 @@ from proxy.delivery.relay import Relay
 from proxy.delivery.sinks import EventCourier, sink_for
 from proxy.delivery.sinks.counted import CountedSink
 from proxy.delivery.watch import Watch
-from proxy.errors import ConfigurationError, StoreError
+from proxy.errors import ConfigurationError
 from proxy.gateway.admit import Admission
 from proxy.gateway.auth import Authenticator
 from proxy.gateway.counters import Counters
 from proxy.gateway.entitlements import Entitlements
+from proxy.gateway.fellows import Fellows
 from proxy.gateway.followup import Followup
 from proxy.gateway.handle import Gateway
 from proxy.gateway.ownership import Ownership, allowed_references
 from proxy.gateway.quotas import Quotas
 from proxy.gateway.rescue import Rescue
 from proxy.gateway.settle import Settler
+from proxy.gateway.shares import Shares
 from proxy.gateway.stop import Stops
 from proxy.gateway.tally import Tally
 from proxy.limits import Calendar
 from proxy.model import Settlement
 from proxy.payments.endpoint import Hooks
 from proxy.settings import Settings, load
+from proxy.store.board import Board, Seat
 from proxy.store.callers import Callers
 from proxy.store.commit import GroupCommit
 from proxy.store.database import Database
+from proxy.store.demo import begin_demo, end_demo
 from proxy.store.holds import Holds
 from proxy.store.lease import FileLease
-from proxy.store.outbox import EVENTS, Outbox, undelivered
+from proxy.store.outbox import EVENTS, Backlog, Outbox, undelivered
 from proxy.store.owned import Owned
 from proxy.store.reader import Reader
-from proxy.store.tenants import create_key, create_tenant, has_tenants, keys, revoke_key
+from proxy.store.turn import Turn
 from proxy.upstream.connect import Origin
 from proxy.upstream.connection import Timeouts
 from proxy.upstream.keys import UpstreamKeys
 from proxy.upstream.pool import Pool, PoolLimits
 from proxy.upstream.route import Router, Upstream, bearer, provider_of
 from proxy.upstream.sandbox import Sandbox
-from proxy.web.health import Readiness
-from proxy.web.metrics import Counted, Metrics
+from proxy.web.health import Readiness, WebhooksHealth
+from proxy.web.metrics import Counted, Metrics, collectors
 from proxy.web.routes import create_web
+from proxy.web.sums import Led, Together
 from proxy.web.usage import Usage
 from proxy.webhooks.service import webhooks_for
 from proxy.wire.endpoints import Routes
 from proxy.wire.tokens import tokenizer_for
 
-DEMO_TENANT = "demo"
-_DEMO_KEY = "sandbox"
-
 #: How long a stop waits for requests that the server has cancelled, and for the relay's last batches.
 _QUIET_S = 5.0
 _FLUSH_S = 5.0
+_PATIENCE_S = 1.0
+#: How often a worker looks what others have recorded while it writes nothing itself.
+_LOOK_S = 0.05
 
 
-def create_app(settings: Settings | None = None) -> App:
-    """The ASGI application for these settings (default: those of the environment).
+def create_app(settings: Settings | None = None, seat: Seat | None = None) -> App:
+    """The ASGI application for these settings (default: those of the environment); with a `seat` as one of several.
 
     Raises `ConfigurationError` for settings that cannot work; opens the store, and nothing else before its lifespan.
     """
-    return App(settings or load())
+    return App(settings or load(), seat)
 
 
 class App:
     """`/v1` goes to the gateway, the rest to Starlette."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, seat: Seat | None = None) -> None:
         self.settings = settings
+        self._seat = seat
         self.database = Database(settings.database_url)
         self.database.create()
         #: Follows the file of the settings, where there is one, for the tenants that it declares.
         self.reload = apply_first(settings, self.database, _now_ms)
         #: The secret of the demo key, where this start has made one.
-        self.demo_key = _create_demo(self.database) if settings.uses_sandbox else _end_demo(self.database)
+        self.demo_key = begin_demo(self.database, _now_ms()) if settings.uses_sandbox else ""
+        if not settings.uses_sandbox:
+            end_demo(self.database, _now_ms())
         self._sandbox = Sandbox() if settings.uses_sandbox else None
         self._origin = Origin.parse(settings.upstream.base_url)
         self._routes = Routes(settings.server.allow_routes)
         self._allowed_references = allowed_references(settings.server.allow_references)
-        self.commit = GroupCommit(self.database)
+        self._board = None if seat is None else Board(seat.board)
+        self._shares = None if seat is None or self._board is None else Shares(self._board, seat.place)
+        if self._shares is None:
+            self.commit = GroupCommit(self.database)
+        else:
+            self.commit = GroupCommit(self.database, look_s=_LOOK_S, turn=Turn(self.database.path))
+            self.commit.reached = self._shares.reached
         self._callers = Callers(self.database)
         self._owned = Owned(self.database, self.commit, _now_ms)
         self._holds = Holds(self.database.path)
         self._calendar = Calendar.of(settings.limits.time_zone)
+        self._together: Together | None = None
         self._engine = entitlements_of(settings.entitlements, settings.sink)
         self._backlog = Reader(self.database)
         self._entitlements: Entitlements | None = None
@@ -116,8 +131,12 @@ class App:
             entitled=None if self._entitlements is None else self._entitlements.limit_of,
             prices=self.prices,
             counts_unpriced=settings.limits.unpriced == "count",
+            shares=self._shares,
         )
         self.commit.recorded_elsewhere = self._recorded_elsewhere
+        self._fellows: Fellows | None = None
+        if self._shares is not None:
+            self._fellows = Fellows(self._shares, self.quotas, self.commit, self._holds, self._callers, _now_ms)
         entitled = None if self._entitlements is None else self._entitlements.check
         self.admission = Admission(self.commit, self._holds, self.quotas, entitled)
         sink = sink_for(settings.sink)
@@ -130,6 +149,10 @@ class App:
         self._webhooks = webhooks_for(settings.webhooks, self.database, self.commit, self._calendar, _now_ms)
         if self._webhooks is not None:
             self.quotas.refused = self._webhooks.lookout.refused
+        if self._shares is not None:  # all of them end together, and the last one delivers what is left
+            for relay in (self._relay, None if self._webhooks is None else self._webhooks.relay):
+                if relay is not None:
+                    relay.patience_s = _PATIENCE_S
         self._running = AsyncExitStack()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -170,6 +193,9 @@ class App:
             self._running.push_async_callback(self.reload.stop)
         self._running.callback(self._owned.close)
         rescue.start()
+        if self._fellows is not None:
+            await self._fellows.start()
+            self._running.push_async_callback(self._fellows.stop)
         await self._start_limits()
         self._start_delivery()
         origin = self._origin
@@ -211,17 +237,10 @@ class App:
         settings = self.settings
         watch = Watch(self.database, has_sink=self._sink is not None)
         if self._webhooks is not None:
-            watch.late = self._webhooks.lookout.backlog_late
+            watch.late = partial(self._backlog_late, self._webhooks.lookout.backlog_late)
         watch.start()
         self._running.push_async_callback(watch.stop)
-        trouble = None if self._relay is None else self._delivery_trouble
         declared = None if self.reload is None else self.reload.declared
-        readiness = Readiness(
-            *(self.commit, watch, trouble),
-            webhooks=self._webhooks,
-            entitlements=self._entitlements,
-            declared=declared,
-        )
         counted = Counted(
             *(self.admission, self.gateway, settler, self._tally, self.commit, watch, self._sink),
             connections=lambda: pool.connections,
@@ -229,8 +248,22 @@ class App:
             webhooks=self._webhooks,
             declared=declared,
         )
+        numbers = collectors(counted)
+        webhooks: WebhooksHealth | None = self._webhooks
+        if self._board is not None and self._seat is not None and self._fellows is not None:
+            self._together = Together(self._board, self._seat.place, numbers, self._troubles)
+            self._fellows.publish = self._together.publish
+            numbers = [self._together]
+            webhooks = None if webhooks is None else Led(webhooks, self._together, "webhooks")
+        readiness = Readiness(
+            *(self.commit, watch, None if self._relay is None else self._delivery_trouble),
+            webhooks=webhooks,
+            entitlements=self._entitlements,
+            declared=declared,
+        )
         token = settings.admin_token
-        metrics = Metrics(counted, "" if token is None else token.get_secret_value())
+        admin_token = "" if token is None else token.get_secret_value()
+        metrics = Metrics(numbers, admin_token)
         reader = Reader(self.database)
         self._running.push_async_callback(reader.stop)
         usage = Usage(self.gateway, self.quotas, reader, self._calendar, settings.limits.time_zone, _now_ms)
@@ -238,7 +271,7 @@ class App:
         operators = Reader(self.database)
         self._running.push_async_callback(operators.stop)
         desk = Desk(settings, self.commit, operators, self._changed, _now_ms)
-        admin = AdminApi(OPERATIONS, desk, self.gateway.read_body, "" if token is None else token.get_secret_value())
+        admin = AdminApi(operations() if admin_token else (), desk, self.gateway.read_body, admin_token)
         docs = Docs()
         pages = {"/openapi.json": docs.openapi, "/docs": docs.docs}
         hooks = Hooks(
@@ -281,6 +314,10 @@ class App:
         if self._entitlements is not None:
             self._entitlements.settled(settlement)
         self._tally.add(settlement)
+        self._wake()
+
+    def _wake(self) -> None:
+        """Something has come into the ledger."""
         if self._relay is not None:
             self._relay.wake()
         if self._webhooks is not None:
@@ -294,6 +331,8 @@ class App:
         self.quotas.settled_elsewhere(found)
         if self._entitlements is not None:
             self._entitlements.settled_elsewhere(found)
+        if self._shares is not None:  # with them, one delivers what all record
+            self._wake()
 
     def _forget_accounts(self) -> None:
         self.quotas.forget()
@@ -307,7 +346,19 @@ class App:
             self._relay.wake()
 
     def _delivery_trouble(self) -> str:
+        if self._together is not None:
+            return self._together.trouble("events")
         return "" if self._relay is None else self._relay.trouble
+
+    def _backlog_late(self, tell: Callable[[Backlog, int, str], None], backlog: Backlog, late_s: int, why: str) -> None:
+        """Of several workers the one tells it that delivers: each sees it at its own time, and maybe another oldest."""
+        if self._shares is None or self._relay is None or self._relay.leads:
+            tell(backlog, late_s, why)
+
+    def _troubles(self) -> dict[str, str]:
+        """What is wrong with that which this worker does for all."""
+        relays = {"events": self._relay, "webhooks": None if self._webhooks is None else self._webhooks.relay}
+        return {what: relay.trouble for what, relay in relays.items() if relay is not None and relay.leads}
 
 
 def provider_name(settings: Settings) -> str:
@@ -339,28 +390,6 @@ def _upstream(settings: Settings, pool: Pool) -> Upstream:
 def _token_limit_field(origin: Origin) -> str:
     """OpenAI's own API refuses `max_tokens` for its newer models; most others know no other name."""
     return "max_completion_tokens" if origin.host == "api.openai.com" else "max_tokens"
-
-
-def _create_demo(database: Database) -> str:
-    """A tenant to play with, at the first start with the sandbox."""
-    with database.transaction() as connection:
-        if has_tenants(connection):
-            return ""
-        now_ms = _now_ms()
-        try:
-            create_tenant(connection, DEMO_TENANT, name="Demo", now_ms=now_ms)
-            return create_key(connection, DEMO_TENANT, name=_DEMO_KEY, now_ms=now_ms)[1]
-        except StoreError as error:
-            raise ConfigurationError(f"database_url: {error}") from None
-
-
-def _end_demo(database: Database) -> str:
-    """The demo key was printed where others may read it: it must not spend money at a real upstream."""
-    with database.transaction() as connection:
-        for key in keys(connection, DEMO_TENANT):
-            if key.name == _DEMO_KEY and key.revoked_ms is None and key.origin == "managed":
-                revoke_key(connection, key.id, now_ms=_now_ms())
-    return ""
 
 
 def _now_ms() -> int:

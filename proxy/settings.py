@@ -61,6 +61,8 @@ class Settings(Section):
     """Address to listen on."""
     port: int = Field(8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
+    workers: int = Field(1, ge=1, le=32)
+    """Processes that serve, on one port and one ledger. As many as there are cores to spare."""
     database_url: str = "sqlite:///var/tollgate.db"
     """The store."""
     admin_token: Token | None = None

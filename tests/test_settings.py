@@ -20,6 +20,7 @@ EXAMPLE = Path(__file__).parent.parent / "config" / "tollgate.example.toml"
 OTHER: dict[str, str] = {
     "host": "0.0.0.0",
     "port": "8001",
+    "workers": "2",
     "database_url": "sqlite:///other.db",
     "log_level": "debug",
     "upstream.base_url": "http://localhost:1234/v1",

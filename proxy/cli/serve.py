@@ -11,7 +11,7 @@ import socket
 import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -21,9 +21,11 @@ import uvicorn
 from proxy import __version__
 from proxy.app import App, create_app
 from proxy.cli.opening import open_store
+from proxy.cli.workers import READY, Post, has_terminal, supervise
 from proxy.errors import ConfigurationError, TollgateError
 from proxy.settings import Settings
-from proxy.web.server import Server, authority, inherited, listen, server_config
+from proxy.store.database import Database
+from proxy.web.server import Server, authority, inherited, listen, listen_apart, server_config
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +51,13 @@ def serve(
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port to listen on, instead of the setting's; 0: a free one.")
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=32, help="Processes that serve, instead of the setting's.")
+    ] = None,
 ) -> None:
     """Run the proxy."""
     settings, _ = open_store()
-    given = {"host": host, "port": port}
+    given = {"host": host, "port": port, "workers": workers}
     run(settings.model_copy(update={name: value for name, value in given.items() if value is not None}))
 
 
@@ -65,34 +70,61 @@ def run(settings: Settings) -> NoReturn:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something that could be read again
     # First of all: a start that fails for its port must not have made the demo key, which is shown only once.
     handed_over = inherited(os.environ)
-    listeners = handed_over or listen(settings.host, settings.port)
-    app = create_app(settings)
     host = str(handed_over[0].getsockname()[0]) if handed_over else settings.host
-    server = _Server(server_config(app, settings.server), start, app, host, is_shared=bool(handed_over))
+    is_shared = bool(handed_over)
+    if settings.workers == 1:
+        _serve(settings, start, handed_over or listen(settings.host, settings.port), host, is_shared=is_shared)
+    count = settings.workers
+    listeners = [handed_over] * count if handed_over else listen_apart(settings.host, settings.port, count)
+    post = supervise(Database(settings.database_url), listeners)
+    _serve(settings, start, post.listeners, host, is_shared=is_shared, post=post)
+
+
+def _serve(
+    settings: Settings,
+    start: _LogFilter,
+    listeners: list[socket.socket],
+    host: str,
+    *,
+    is_shared: bool,
+    post: Post | None = None,
+) -> NoReturn:
+    """In this process, as the only one or in a worker's `post`."""
+    app = create_app(settings, None if post is None else post.seat)
+    server = _Server(server_config(app, settings.server), start, app, host, is_shared=is_shared, post=post)
     try:
         server.run(sockets=listeners)
     except SystemExit:
         if start.failure is not None:
             raise start.failure from None
         raise
+    finally:
+        if post is not None:
+            post.control.close()
     sys.exit(0)
 
 
 class _Server(Server):
     """Says where it listens, once it does, and stops at a signal."""
 
-    def __init__(self, config: uvicorn.Config, start: _LogFilter, app: App, host: str, *, is_shared: bool) -> None:
+    def __init__(
+        self, config: uvicorn.Config, start: _LogFilter, app: App, host: str, *, is_shared: bool, post: Post | None
+    ) -> None:
         super().__init__(config, is_shared=is_shared)
+        self._post = post
         self._start = start
         self._app = app
         self._host = host
-        self._had_terminal = _has_terminal()
+        self._had_terminal = has_terminal()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         for number in _SIGNALS:
             signal.signal(number, self.handle_exit)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        if self._post is not None:
+            loop.add_reader(self._post.control, self._obey, self._post.control)
         yield
 
     def handle_exit(self, _signal: int, _frame: FrameType | None) -> None:
@@ -104,9 +136,16 @@ class _Server(Server):
             signal.signal(number, signal.SIG_DFL)
         self.should_exit = True
 
+    def _obey(self, control: socket.socket) -> None:
+        """The supervisor says that it is over, or is over itself. A signal that comes as well is the first one still:
+        who stops a service often sends it to all of its processes.
+        """
+        asyncio.get_running_loop().remove_reader(control)
+        self.should_exit = True
+
     def _reload(self) -> None:
         """Read the file of the settings again. A terminal that was closed says the same, and stops its server."""
-        if self._had_terminal and not _has_terminal():
+        if self._had_terminal and not has_terminal():
             self.handle_exit(signal.SIGHUP, None)
         elif self._app.reload is None:
             log.info("there is nothing to read again: TOLLGATE_CONFIG names no file")
@@ -118,6 +157,11 @@ class _Server(Server):
         if self.started and sockets:
             self._start.over = True
             _collect_rarely()
+            if self._post is not None:
+                with suppress(OSError):  # the supervisor is gone, which is noticed in a moment
+                    self._post.control.send(READY)
+                if not self._post.first:
+                    return
             url = f"http://{authority(self._host, sockets[0].getsockname()[1])}"
             typer.echo(f"Tollgate {__version__} listens on {url}", err=True)
             _introduce(self._app, url)
@@ -168,14 +212,6 @@ def _collect_rarely() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER)
-
-
-def _has_terminal() -> bool:
-    try:
-        os.tcgetpgrp(0)
-    except OSError:
-        return False
-    return True
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:

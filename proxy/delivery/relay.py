@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 POLL_S = 2.0
 #: How often a relay that stands by looks whether the one that delivers is gone.
 STAND_BY_S = 2.0
+#: How often one looks at its end, where it has patience.
+_PATIENT_S = 0.05
 #: The wait after the store failed.
 STORE_WAIT_S = 1.0
 
@@ -104,6 +106,9 @@ class Relay(Generic[T]):
         self._stopping = asyncio.Event()
         self._deadline_s = 0.0
         self._stopped_ms = 0
+        self._stopped_s = 0.0
+        #: Where another relay has the lease at the end, how long to wait for that while something is pending.
+        self.patience_s = 0.0
         self._trouble = ""
         # What the sink took and the store could not mark yet.
         self._taken: list[str] = []
@@ -139,6 +144,7 @@ class Relay(Generic[T]):
             return
         self._deadline_s = deadline_s
         self._stopped_ms = time.time_ns() // 1_000_000
+        self._stopped_s = self._now_s()
         self._backoff.reset()  # the tries that are left are not to be slept away
         self._stopping.set()
         try:
@@ -213,12 +219,16 @@ class Relay(Generic[T]):
             self._search = self._new_search()  # what was set aside may be settled meanwhile
 
     async def _stand_by(self) -> bool:
-        """Another relay delivers."""
+        """Another relay delivers; at the end it may be about to end as well, and leave something (`patience_s`)."""
         self.leads = False
         self._trouble = ""
         if not self._stopping.is_set():
             await self._rest(STAND_BY_S)
-        return self._stopping.is_set()
+            return self._stopping.is_set() and not self.patience_s
+        if self._now_s() - self._stopped_s >= self.patience_s or not await self._outbox.pending(1):
+            return True
+        await self._rest(_PATIENT_S)
+        return False
 
     async def _idle(self) -> bool:
         """Nothing is pending, apart from what is set aside."""

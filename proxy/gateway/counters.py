@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from proxy.limits import SECOND_MS, SLIDING_MS, Calendar, amount_of, counts
-from proxy.model import TIMELESS, Counted, Settlement, Window
+from proxy.model import TIMELESS, Counted, Settlement, Unit, Window
+from proxy.store.board import Row
 from proxy.store.spent import Seconds
 
 #: When nothing is left that could be over.
@@ -35,16 +36,22 @@ class Counter:
     """One counter. `used` and `reserved` are the sums of the buckets that count; `move` to now before reading them."""
 
     __slots__ = (
-        *("_buckets", "_calendar", "adopted", "changes_ms", "counted", "end_ms", "latest", "latest_until_ms", "loaded"),
-        *("released", "reserved", "start_ms", "used"),
+        *("_buckets", "_calendar", "adopted", "changes_ms", "counted", "elsewhere", "end_ms", "latest"),
+        *("latest_until_ms", "loaded", "released", "reserved", "row", "start_ms", "sums", "used", "what"),
     )
 
     def __init__(self, counted: Counted, calendar: Calendar, now_ms: int) -> None:
         self.counted = counted
+        self.sums = counted.unit not in TIMELESS  #: what is settled adds to it
+        self.what = counted.unit, counted.kind  #: counters with the same add the same amount
         self._calendar = calendar
         self._buckets: deque[Bucket] = deque()
         self.used = 0
         self.reserved = 0
+        self.elsewhere = (
+            0  #: what of `reserved` is other workers', when that was last looked at (`proxy.gateway.shares`)
+        )
+        self.row: Row | None = None  #: where they show it
         self.start_ms, self.end_ms = calendar.bounds(counted.window, now_ms, counted.anchor_ms)
         #: When `move` has something to do again; before, it need not be called.
         self.changes_ms = _NEVER_MS if counted.window is Window.MINUTE else self.end_ms
@@ -86,21 +93,19 @@ class Counter:
         self._put(at, Bucket(second_ms), second_ms + SECOND_MS)
         return self._buckets[at]
 
-    def use(self, time_ms: int, amount: int) -> None:
-        """A request that arrived then was settled with this."""
-        bucket = self.bucket(time_ms)
-        if bucket is not None:
-            bucket.used += amount
-            self.used += amount
+    def use(self, time_ms: int, amount: int) -> bool:
+        """A request that arrived then was settled with this. Whether it counts."""
+        bucket = self.latest
+        if bucket is None or not bucket.start_ms <= time_ms < self.latest_until_ms:
+            bucket = self.bucket(time_ms)
+        if bucket is None:
+            return False
+        bucket.used += amount
+        self.used += amount
+        return True
 
-    def reserve(self, bucket: Bucket, amount: int) -> None:
-        bucket.reserved += amount
-        self.reserved += amount
-
-    def release(self, bucket: Bucket, amount: int) -> None:
-        if bucket.counts:
-            bucket.reserved -= amount
-            self.reserved -= amount
+    def wake(self) -> None:
+        """There may be more room for whoever waits."""
         released, self.released = self.released, None
         if released is not None:
             released.set_result(None)
@@ -162,10 +167,12 @@ class Counters:
         self._calendar = calendar
         self._all: dict[Counted, Counter] = {}
         self._of: dict[Owner, list[Counter]] = {}
-        # Whose requests have been seen here.
+        # Whose requests have been seen here, or were settled elsewhere.
         self._owners: set[Owner] = set()
         # Since when all that was recorded has passed here.
         self._knows_since_ms = now_ms
+        #: What time it is (unix ms): no window begins before that, whatever was recorded.
+        self.clock: Callable[[], int] = lambda: now_ms
 
     def __len__(self) -> int:
         return len(self._all)
@@ -191,18 +198,34 @@ class Counters:
             await asyncio.shield(counter.loaded)
         return counters
 
-    def settled(self, one: Settlement) -> None:
-        """It is in the ledger now. To be called in the order of the commits."""
+    def settled(self, one: Settlement, changed: list[tuple[Counter, int]] | None = None) -> None:
+        """It is in the ledger now. To be called in the order of the commits. `changed` gets the counters that count it,
+        and how much it is there.
+        """
+        time_ms = one.time_ms
+        amounts: dict[tuple[Unit, str], int] = {}  # many limits count the same
         for owner in (("tenant", one.subject), ("key", one.key_id)):
-            for counter in self._of.get(owner, ()):
-                if counter.counted.unit in TIMELESS or counter.loaded is None or not counter.loaded.done():
+            of = self._of.get(owner)
+            if of is None:
+                self._owners.add(owner)
+                continue
+            for counter in of:
+                if not counter.sums or counter.loaded is None or not counter.loaded.done():
                     continue
-                if counts(counter.counted, one.model):
-                    counter.use(one.time_ms, amount_of(counter.counted, one.usage, one.cost.pico_usd))
+                counted = counter.counted
+                if counted.model and not counts(counted, one.model):
+                    continue
+                if time_ms >= counter.changes_ms:  # nothing was asked of it since its window was over
+                    counter.move(min(time_ms, self.clock()))
+                what = counter.what
+                amount = amounts.get(what)
+                if amount is None:
+                    amount = amounts[what] = amount_of(counted, one.usage, one.cost.pico_usd)
+                if counter.use(time_ms, amount) and changed is not None:
+                    changed.append((counter, amount))
 
-    def settled_elsewhere(self, found: Sequence[Settlement], now_ms: int) -> None:
+    def settled_elsewhere(self, found: Sequence[Settlement]) -> None:
         """The same, for what other processes have recorded."""
-        self._knows_since_ms = now_ms
         for one in found:
             self.settled(one)
 

@@ -231,7 +231,9 @@ class Entitlements:
     def _add(self, subject: str) -> Standing:
         if len(self._standings) >= STANDINGS_MAX:
             self._standings = {
-                known: one for known, one in self._standings.items() if one.task is not None or one.counter.reserved > 0
+                known: one
+                for known, one in self._standings.items()
+                if one.task is not None or one.counter.reserved > one.counter.elsewhere
             }
             self._forgotten()
         standing = self._standings[subject] = Standing(subject, self._monotonic())

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from proxy.errors import Headers
 from proxy.gateway.counters import Bucket, Counter
 from proxy.gateway.pricing import Most
-from proxy.limits import INPUT_KINDS, VALUE_MAX, matches
-from proxy.model import Caller, Limit, Unit
+from proxy.limits import INPUT_KINDS, SLIDING_MS, VALUE_MAX, counts, matches
+from proxy.model import Caller, Limit, Unit, Window
+from proxy.store.board import Row
 
 #: What of a request an entry counts: the place in `Reservation.amounts`.
 ONE, TOTAL, INPUT, OUTPUT, USD = range(5)
@@ -45,6 +46,13 @@ class Entry:
     def counts(self, model: str) -> bool:
         return not self.model or matches(self.model, model)
 
+    def is_in(self, time_ms: int, now_ms: int) -> bool:
+        """Whether what arrived then still counts; what belongs to a window that is over is limited by none."""
+        self.counter.move(now_ms)
+        if self.counter.counted.window is Window.MINUTE:
+            return time_ms > now_ms - SLIDING_MS
+        return time_ms >= self.counter.start_ms
+
 
 @dataclass(frozen=True, slots=True)
 class Account:
@@ -54,6 +62,35 @@ class Account:
     entries: tuple[Entry, ...]
     rates: tuple[tuple[Limit, Counter], ...]  #: those by the minute, which clients are told of with each answer
     largest: tuple[Limit, ...]  #: what one request may ask for
+
+    def limits_output(self, model: str, most: Most | None) -> bool:
+        """Whether a hard limit counts the output of this model."""
+        costs = most is not None and not most.is_free
+        hard = (one for one in self.entries if not one.soft and one.amount_at in OF_OUTPUT)
+        return any(one.counts(model) and one.binds and (costs or one.amount_at != USD) for one in hard)
+
+    def left(self, model: str, input_tokens: int, choices: int, most: Most | None, now_ms: int) -> int | None:
+        """The output tokens of each choice that its limits leave, less than none maybe; None: none limits it."""
+        rooms = [limit.value for limit in self.largest if counts(limit.counted, model)]
+        for entry in self.entries:
+            if entry.soft or entry.amount_at not in OF_OUTPUT or not entry.counts(model) or not entry.binds:
+                continue
+            entry.counter.move(now_ms)
+            room = entry.value - entry.counter.used - entry.counter.reserved
+            if entry.amount_at == USD:
+                tokens = None if most is None else most.tokens_within(room)
+                rooms += [] if tokens is None else [tokens // choices]
+                continue
+            rooms.append((room - input_tokens * (entry.amount_at == TOTAL)) // choices)
+        return min(rooms, default=None)
+
+
+@dataclass(slots=True)
+class Share:
+    """The same, as other workers see it (`proxy.gateway.shares`): until it is settled, and until it has ended."""
+
+    rows: list[tuple[Row, int]] = field(default_factory=list)
+    places: list[tuple[Row, int]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -77,6 +114,7 @@ class Reservation:
     held: list[tuple[Counter, Bucket, int]] = field(default_factory=list)
     #: Until it has ended: its places among those in flight.
     places: list[tuple[Counter, Bucket, int]] = field(default_factory=list)
+    share: Share | None = None  #: where there are other workers
 
     @property
     def output(self) -> int:
@@ -111,5 +149,9 @@ def hold(reservation: Reservation, entry: Entry, amount: int) -> None:
 
 def give_back(held: list[tuple[Counter, Bucket, int]]) -> None:
     for counter, bucket, amount in held:
-        counter.release(bucket, amount)
+        if bucket.counts:
+            bucket.reserved -= amount
+            counter.reserved -= amount
+        if counter.released is not None:
+            counter.wake()
     held.clear()

@@ -65,6 +65,13 @@ class Callers:
             known = self._limits.get((tenant_id, key_id))
             return self._look_up_limits(tenant_id, key_id) if known is None else known
 
+    async def revision(self) -> object:
+        """Another one when something has changed. Raises `LedgerUnavailable`."""
+        with self._guarded():
+            if self._monotonic() - self._checked_at >= _STALE_S:
+                self._check_revision()
+            return self._seen
+
     def recheck(self) -> None:
         """Something was changed here just now: it is in force with the next request."""
         self._checked_at = -math.inf

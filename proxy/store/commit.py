@@ -11,6 +11,7 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, TypeVar
@@ -53,9 +54,20 @@ class GroupCommit:
     What is submitted before the first `start` waits for it; after `stop` it is refused.
     """
 
-    def __init__(self, database: Database, *, probe_s: float = _PROBE_S) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        probe_s: float = _PROBE_S,
+        look_s: float | None = None,
+        turn: AbstractContextManager[None] | None = None,
+    ) -> None:
+        """`look_s`: how often it is looked what others record while nothing is written; as often as `probe_s` where it
+        is None. `turn` is held for each transaction, where other workers write as well."""
         self._link = Link(database)
         self._probe_s = probe_s
+        self._look_s = probe_s if look_s is None else look_s
+        self._turn = turn
         self._queue: queue.SimpleQueue[list[_Change] | None] = queue.SimpleQueue()
         # What was submitted in this turn of the loop: the writer is woken once for all of it.
         self._gathered: list[_Change] = []
@@ -69,6 +81,8 @@ class GroupCommit:
         #: Told in the loop what other processes have recorded, before what was recorded here after it; None: the
         #: ledger is another one now. Noticed with the next write, and otherwise within a second.
         self.recorded_elsewhere: Callable[[list[Settlement] | None], None] = lambda found: None
+        #: Told in the loop, after that and before what was recorded here, up to which row all of it has been told.
+        self.reached: Callable[[int], None] | None = None
         self._others = Others()
 
     def start(self) -> None:
@@ -163,7 +177,7 @@ class GroupCommit:
         """
         batch: list[_Change] = []
         try:
-            gathered = self._queue.get(timeout=self._probe_s)
+            gathered = self._queue.get(timeout=self._probe_s if self.trouble else self._look_s)
             while gathered is not None:
                 batch += gathered
                 self._taken += len(gathered)
@@ -174,6 +188,19 @@ class GroupCommit:
             return batch, False
         return batch, True
 
+    def _add_to(self, batch: list[_Change]) -> None:
+        """What has been submitted while the batch waited for its turn goes with it."""
+        try:
+            while len(batch) < BATCH_MAX:
+                gathered = self._queue.get_nowait()
+                if gathered is None:
+                    self._queue.put(None)  # the end is met when this is written
+                    return
+                batch += gathered
+                self._taken += len(gathered)
+        except queue.Empty:
+            pass
+
     def _write(self, batch: list[_Change]) -> None:
         had_trouble = bool(self.trouble)
         try:
@@ -181,7 +208,10 @@ class GroupCommit:
                 probe(self._link.connection())
             connection = self._link.connection()  # a file that was deleted is noticed while nobody writes, too
             if batch:
-                self._transact(connection, batch)
+                with self._turn or nullcontext():
+                    if self._turn is not None:
+                        self._add_to(batch)
+                    self._transact(connection, batch)
             else:
                 self._others.look(connection)
         except Exception as error:  # noqa: BLE001 (the edge of the writer: who submitted the changes is told)
@@ -223,6 +253,8 @@ class GroupCommit:
         try:
             for found in news:
                 self._loop.call_soon_threadsafe(self.recorded_elsewhere, found)
+            if self.reached is not None:
+                self._loop.call_soon_threadsafe(self.reached, self._others.seq)
             self._loop.call_soon_threadsafe(_resolve, batch)
         except RuntimeError:
             lost = [change for change in batch if change.error is not None]

@@ -126,6 +126,10 @@ class Holds:
             if path != self._path and (orphan := Orphan.at(path)):
                 yield orphan
 
+    def are_left_by(self, pid: int) -> bool:
+        """Whether there are traces of a process that is dead."""
+        return any(self._ledger.parent.glob(f"{self._ledger.name}-holds-{pid}-*"))
+
     def _taken(self) -> int:
         return len(self._map) // _SLOT_BYTES - 1 - len(self._free)
 

@@ -41,6 +41,11 @@ class Others:
         self._connection = connection
         self._version = version
 
+    @property
+    def seq(self) -> int:
+        """The last row that is known."""
+        return self._seq or 0
+
     def committed(self, last: int) -> None:
         """What this process wrote has its last row here."""
         self._seq = last

@@ -1,11 +1,12 @@
 """`/metrics`: what this process counts, for Prometheus. A scrape reads integers that others keep, and queries nothing.
 
-The counts are this process's since its start. No tenant, key or model is a label: whoever may scrape sees totals only.
+The counts are this process's since its start, or those of all workers (`proxy.web.sums`). No tenant, key or model is a
+label: whoever may scrape sees totals only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Protocol
@@ -67,11 +68,11 @@ class Counted:
 class Metrics:
     """The endpoint. With a `token`, only who sends it as Bearer is answered."""
 
-    def __init__(self, counted: Counted, token: str = "") -> None:
+    def __init__(self, collectors: Sequence[Collector], token: str = "") -> None:
         self._expected = f"Bearer {token}".encode() if token else b""
         self._registry = CollectorRegistry()
-        self._registry.register(_Parts(counted))
-        ProcessCollector(registry=self._registry)
+        for collector in collectors:
+            self._registry.register(collector)
 
     async def metrics(self, request: Request) -> Response:
         """In the format that the scraper asks for. Raises `Unauthenticated`."""
@@ -80,6 +81,11 @@ class Metrics:
             raise Unauthenticated("Send the admin token (TOLLGATE_ADMIN_TOKEN) as Bearer.")
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(self._registry), headers={"content-type": content_type})
+
+
+def collectors(counted: Counted) -> list[Collector]:
+    """What gives this process's numbers."""
+    return [_Parts(counted), ProcessCollector(registry=None)]
 
 
 class _Parts(Collector):

@@ -136,6 +136,7 @@ class Usage:
 
     async def _limits(self, caller: Caller) -> list[dict[str, Any]]:
         account = await self._quotas.account(caller)
+        self._quotas.look(account)
         now_ms = self._now_ms()
         own = [entry for entry in account.entries if entry.limit.counted.scope != ENGINE]
         return [

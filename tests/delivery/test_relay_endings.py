@@ -283,3 +283,36 @@ async def test_tokens_and_contents_of_events_are_never_logged(
     assert "***" in one.error
     for text in (shown, caplog.text, one.error):
         assert TOKEN not in text
+
+
+async def test_one_that_stands_by_delivers_at_its_end_what_another_leaves_and_waits_for_nothing_else(
+    ledger: Ledger, receiver: Receiver
+) -> None:
+    settings = settings_for(receiver)
+    sink, other = sink_for(settings), FileLease(ledger.database.path)
+    assert sink is not None
+    assert other.acquire()
+    relay = Relay(ledger.outbox, EventCourier(sink, settings), settings, FileLease(ledger.database.path))
+    relay.patience_s = BOUND_S / 2
+    for leaves in (False, True):
+        relay.start()
+        await asyncio.sleep(0)
+        if leaves:
+            await ledger.record(*of(range(5)))
+        began = time.monotonic()
+        stopping = asyncio.create_task(relay.stop(BOUND_S))
+        await asyncio.sleep(0.1)
+        assert stopping.done() is not leaves
+        other.release()
+        await stopping
+        assert time.monotonic() - began < BOUND_S / 2
+        assert other.acquire()
+    assert ledger.accepted() == 5
+    relay.patience_s = 0.2
+    await ledger.record(settlement(7))
+    relay.start()
+    await asyncio.sleep(0)
+    await relay.stop(BOUND_S)
+    assert ledger.states() == {ACCEPTED: 5, PENDING: 1}
+    other.release()
+    await sink.close()

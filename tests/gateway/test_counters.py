@@ -5,7 +5,8 @@ import sqlite3
 
 import pytest
 
-from proxy.gateway.counters import Counter, Counters
+from proxy.gateway.counters import Bucket, Counter, Counters
+from proxy.gateway.reservation import give_back
 from proxy.limits import SLIDING_MS, Calendar
 from proxy.model import Counted, Unit, Usage, Window
 from tests.gateway.spending import Clock, Spending
@@ -27,17 +28,23 @@ def counters(spending: Spending, now_ms: int = NOW) -> Counters:
     return Counters(spending, Calendar(), now_ms)
 
 
+def reserved(of: Counter, bucket: Bucket, amount: int) -> tuple[Counter, Bucket, int]:
+    bucket.reserved += amount
+    of.reserved += amount
+    return of, bucket, amount
+
+
 def test_what_is_used_and_reserved_is_forgotten_when_its_day_is_over() -> None:
     day = counter(Window.DAY)
     bucket = day.bucket(NOW)
     assert bucket is not None
     day.use(NOW, 5)
-    day.reserve(bucket, 7)
+    held = [reserved(day, bucket, 7)]
     day.move(NOW + 1)
     assert (day.used, day.reserved) == (5, 7)
     day.move(day.end_ms)
     assert (day.used, day.reserved) == (0, 0)
-    day.release(bucket, 7)
+    give_back(held)
     day.use(NOW, 100)
     assert (day.used, day.reserved) == (0, 0)  # yesterday's
 
@@ -133,15 +140,27 @@ async def test_a_minute_is_searched_for_only_where_something_may_have_passed_uns
     assert len(spending.asked) == asked
 
 
-async def test_what_other_processes_record_counts_and_minutes_are_searched_for_again() -> None:
+async def test_what_other_processes_record_counts_and_the_minutes_of_these_are_searched_for() -> None:
     spending = Spending()
     all_ = counters(spending, NOW - 90_000)
     (day,) = await all_.open([counted()], OWNERS, NOW)
-    all_.settled_elsewhere([settlement("1", usage=Usage(5))], NOW)
+    all_.settled_elsewhere([settlement("1", usage=Usage(5)), settlement("2", subject="user-002")])
     assert day.used == 5
-    other = Counted("tenant", "user-002", Unit.TOKENS, Window.MINUTE)
-    await all_.open([other], [("tenant", "user-002")], NOW)
-    assert [one.window for one in spending.asked] == [Window.DAY, Window.MINUTE]
+    for tenant in ("user-002", "user-003"):
+        minute = Counted("tenant", tenant, Unit.TOKENS, Window.MINUTE)
+        await all_.open([minute], [("tenant", tenant)], NOW)
+    assert [one.owner for one in spending.asked] == ["user-001", "user-002"]
+
+
+async def test_what_is_settled_after_a_window_s_end_counts_in_the_next_but_none_begins_before_its_time() -> None:
+    all_ = counters(Spending())
+    (hour,) = await all_.open([counted(Window.HOUR)], OWNERS, NOW)
+    later = NOW + 3_600_000
+    all_.settled(settlement("1", usage=Usage(5), time_ms=later))
+    assert (hour.used, hour.start_ms <= NOW) == (0, True)
+    all_.clock = lambda: later
+    all_.settled(settlement("2", usage=Usage(7), time_ms=later))
+    assert (hour.used, hour.start_ms <= later < hour.end_ms) == (7, True)
 
 
 async def test_places_in_flight_are_used_by_nothing_that_is_settled() -> None:
@@ -155,9 +174,9 @@ async def test_a_release_is_noticed_by_whoever_waits_for_it() -> None:
     day = counter(Window.DAY)
     bucket = day.bucket(NOW)
     assert bucket is not None
-    day.reserve(bucket, 2)
+    held = [reserved(day, bucket, 1)]
     waiting = [asyncio.ensure_future(day.change(60)) for _ in range(3)]
     await asyncio.sleep(0)
-    day.release(bucket, 1)
+    give_back(held)
     await asyncio.gather(*waiting)
     await day.change(0.001)  # nobody releases anything

@@ -18,7 +18,8 @@ def limited(window: Window, *, unit: Unit = Unit.TOKENS, used: int = 0, reserved
     counter.use(NOW, used)
     bucket = counter.bucket(NOW)
     assert bucket is not None
-    counter.reserve(bucket, reserved)
+    bucket.reserved += reserved
+    counter.reserved += reserved
     return Limit(counted, 1000, "plan starter"), counter
 
 
