@@ -10,8 +10,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from proxy.admin.api import operations
 from proxy.admin.description import describe
-from proxy.admin.operations import OPERATIONS
 from proxy.admin.problem import KINDS
 
 Json = dict[str, Any]
@@ -35,7 +35,7 @@ th { color: var(--quiet); font-weight: 600 } td:first-child code { white-space: 
 
 
 class Docs:
-    """Made when they are first asked for: a start need not wait for that."""
+    """Made, and what they describe loaded, when they are first asked for: a start need not wait for that."""
 
     async def openapi(self, _: Request) -> Response:
         return Response(self._json, media_type="application/json")
@@ -45,7 +45,7 @@ class Docs:
 
     @cached_property
     def description(self) -> Json:
-        return describe(OPERATIONS)
+        return describe(operations())
 
     @cached_property
     def _json(self) -> bytes:
