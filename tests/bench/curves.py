@@ -38,6 +38,7 @@ STREAM_EVENTS = (10, 100, 1_000, 10_000)
 TENANTS = (1, 10, 100, 1_000, 10_000, 100_000)
 LEDGER_EVENTS = (10, 10_000, 1_000_000, 10_000_000)
 PENDING_EVENTS = (0, 100, 10_000, 1_000_000)
+WORKERS = (1, 2)
 
 _MANY = 64
 #: So few that twenty megabytes of each fit into memory several times.
@@ -82,13 +83,14 @@ class Stage:
     runner: Runner
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    def tollgate(self, *, limits: Sequence[str] = LIMITS, sink_url: str = "", **made: int) -> System_:
+    def tollgate(self, *, limits: Sequence[str] = LIMITS, sink_url: str = "", workers: int = 1, **made: int) -> System_:
         """On a ledger that is made for it (`ledgers.fill`)."""
         place = self._place()
         (place / LEDGER).parent.mkdir()
         fill(place / LEDGER, now_ms=_now_ms(), limits=limits, **made)
         return self._cleared(
-            place, systems.tollgate_on(place, key_of(0), self.upstream_port, sink_url or self.receiver_url)
+            place,
+            systems.tollgate_on(place, key_of(0), self.upstream_port, sink_url or self.receiver_url, workers=workers),
         )
 
     @contextmanager
@@ -121,7 +123,12 @@ class Stage:
     ) -> dict[str, float]:
         seconds = self.effort.seconds
         found = self.runner.run(measure.steady(system, request, clients, seconds, warm_answers=warm_answers))
-        return {"cpu_us": found.cpu_us, "p50_us": found.p50_us, "p99_us": found.p99_us}
+        return {
+            "cpu_us": found.cpu_us,
+            "p50_us": found.p50_us,
+            "p99_us": found.p99_us,
+            "per_second": found.per_second,
+        }
 
     def streams(self, system: System, events: int) -> dict[str, float]:
         seconds = self.effort.seconds
@@ -139,8 +146,8 @@ class Stage:
         try:
             with system as running:
                 yield running
-                if running.name == "tollgate" and running.process is not None:
-                    running.process.kill()
+                if running.name == "tollgate":
+                    running.kill()
         finally:
             shutil.rmtree(place)
 
@@ -224,7 +231,17 @@ def backlog(stage: Stage) -> Iterator[Sample]:
             yield Sample(system.name, x, stage.requests(system, _MANY, _same(system.target.request())))
 
 
-CURVES = {curve.__name__: curve for curve in (in_flight, body_size, stream_length, tenants, ledger_size, backlog)}
+def workers(stage: Stage) -> Iterator[Sample]:
+    """So many workers on as many cores. Clients, upstream and receiver share these where there are no more."""
+    with ExitStack() as stack:
+        made = [(x, stack.enter_context(stage.tollgate(workers=x))) for x in stage.of(WORKERS)]
+        for x, system in stage.in_turn(made, times=2):
+            yield Sample(system.name, x, stage.requests(system, 2 * _MANY, _same(system.target.request())))
+
+
+CURVES = {
+    curve.__name__: curve for curve in (in_flight, body_size, stream_length, tenants, ledger_size, backlog, workers)
+}
 
 #: Lines of a curve, each the medians of its points, in their order: `{"x": 64, "cpu_us": 118.2, …}`.
 Lines = dict[str, list[dict[str, float]]]

@@ -27,6 +27,8 @@ _LATENCY, _IDLE = "added ms, 1 in flight, p50", "MiB idle"
 _STREAM, _START = "KiB per open stream", "s from its start to the first answer"
 #: How much more a ledger of ten million events may cost than one of ten.
 _GROWTH_MAX = 1.1
+#: How many times as much two workers are to serve as one.
+_TIMES_MIN = 1.7
 
 Data = Mapping[str, Any]
 
@@ -42,6 +44,14 @@ Points are medians of {rounds} rounds. Bodies come four at a time, streams ten a
 all else, where it is not said, with 64 in flight. Each of many tenants has four limits; they ask in turn, and of more
 than 10,000 none asks twice. Ledgers hold the events of 20 tenants and four months; `GET /api/usage` asks for the last
 thirty days of the largest tenant, by model.
+"""
+
+
+_HOW_WORKERS = """
+With 128 in flight, a request takes one worker {cpu:.0f} µs of CPU, and two workers {cpu_of_two:.0f} µs (`--workers 2`):
+so two cores that have nothing else to do serve {times:.2f} times as much as one (goal: {goal}; {verdict}). Here they
+also had clients, upstream and receiver to bear, and answered {per_second_of_two:,.0f} requests a second; one worker on
+a core of its own answered {per_second:,.0f}.
 """
 
 
@@ -76,6 +86,7 @@ def section(data: Data) -> str:
         "\n".join(_budget(systems, curves["curves"])),
         f"![What Tollgate costs, and how that grows]({PICTURE.relative_to(ROOT)})",
         _prose(_HOW_CURVES.format(**curves)),
+        _prose(_workers(curves["curves"]["workers"]["tollgate"])),
     ]
     return "\n\n".join([BEGIN, *paragraphs, END])
 
@@ -127,6 +138,7 @@ def _budget(systems: Data, curves: Data) -> Iterator[str]:
         ("CPU per request, to LiteLLM's", _ratio(systems, CPU, "litellm"), 1 / 100, "×"),
         ("CPU per request, to vllm-router's", _ratio(systems, CPU, "vllm-router"), 1 / 1.5, "×"),
         ("CPU per streamed event, to nginx's", _ratio(systems, STREAM_CPU, "nginx"), 2.2, "×"),
+        ("CPU per streamed event, to LiteLLM's", _ratio(systems, STREAM_CPU, "litellm"), 1 / 30, "×"),
         ("added latency, 1 in flight, median", own[_LATENCY], 0.7, "ms"),
         ("memory, idle", own[_IDLE], 60.0, "MiB"),
         ("memory, each open stream", own[_STREAM], 32.0, "KiB"),
@@ -142,6 +154,21 @@ def _budget(systems: Data, curves: Data) -> Iterator[str]:
         else:
             verdict = "met" if value <= most else "**not met**"
             yield f"| {words} | ≤ {_amount(most, unit)} | {_amount(value, unit)} | {verdict} |"
+
+
+def _workers(points: Sequence[Data]) -> str:
+    one, two = points[0], points[-1]
+    times = two["x"] * one["cpu_us"] / two["cpu_us"]
+    verdict = "met" if times >= _TIMES_MIN else "**not met**"
+    return _HOW_WORKERS.format(
+        cpu=one["cpu_us"],
+        cpu_of_two=two["cpu_us"],
+        times=times,
+        goal=_TIMES_MIN,
+        verdict=verdict,
+        per_second=one["per_second"],
+        per_second_of_two=two["per_second"],
+    )
 
 
 def _growth(words: str, points: Sequence[Data], figure: str) -> tuple[str, float, float, str]:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
@@ -20,6 +20,7 @@ from proxy import __version__
 from tests.bench.client import Target
 from tests.crash.world import free_port
 from tests.process import command
+from tests.running import wait_until
 
 #: The measured system has the first core to itself; clients, upstream and receiver share the others.
 SYSTEM_CORES = {0}
@@ -36,6 +37,8 @@ LIMITS = (
 LEDGER = Path("var", "tollgate.db")
 _READY_S = 90.0
 _STEP_S = 0.005
+#: Until the last of several workers, whose process is there, serves as well.
+_SETTLE_S = 3.0
 
 
 @dataclass(slots=True)
@@ -52,6 +55,7 @@ class System:
     streams: tuple[int, int] = (200, 100)
     holds: tuple[int, ...] = (1_000, 5_000)  #: streams that are held open at once, one try after the other
     answers: int = 0  #: whole answers that clients had of it
+    cores: set[int] = field(default_factory=lambda: SYSTEM_CORES)
 
     def pids(self) -> list[int]:
         """The process and its descendants."""
@@ -92,6 +96,9 @@ class System:
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
     def _signal(self, number: signal.Signals) -> None:
         for pid in self.pids():
             with suppress(ProcessLookupError):
@@ -109,7 +116,7 @@ def running(system: System, arguments: list[str], directory: Path, **environment
     began_s = time.monotonic()
     with (directory / f"{system.name}.log").open("wb") as log:
         system.process = subprocess.Popen(
-            on(SYSTEM_CORES, arguments),
+            on(system.cores, arguments),
             cwd=directory,
             env={"PATH": os.environ["PATH"], "HOME": str(directory), **environment},
             stdin=subprocess.DEVNULL,
@@ -170,12 +177,18 @@ def tollgate(directory: Path, upstream_port: int, receiver_url: str) -> Iterator
 
 
 @contextmanager
-def tollgate_on(directory: Path, key: str, upstream_port: int, receiver_url: str) -> Iterator[System]:
-    """The same on the ledger that is in `directory` already (`LEDGER`)."""
+def tollgate_on(
+    directory: Path, key: str, upstream_port: int, receiver_url: str, *, workers: int = 1
+) -> Iterator[System]:
+    """On the ledger that is in `directory` already (`LEDGER`). Each worker has a core, where there is one."""
     port = free_port()
-    system = System("tollgate", __version__, "", Target(port, key))
-    arguments = [sys.executable, "-m", "proxy", "serve", "--port", str(port)]
+    cores = SYSTEM_CORES if workers == 1 else set(range(min(workers, os.cpu_count() or 1)))
+    system = System("tollgate", __version__, "", Target(port, key), cores=cores)
+    arguments = [sys.executable, "-m", "proxy", "serve", "--port", str(port), "--workers", str(workers)]
     with running(system, arguments, directory, **_environment(upstream_port, receiver_url)):
+        if workers > 1:
+            wait_until(lambda: len(system.pids()) > workers, seconds=_READY_S)
+            time.sleep(_SETTLE_S)
         yield system
 
 

@@ -21,6 +21,7 @@ def test_each_curve_has_its_points(tmp_path: Path) -> None:
         "tenants": ["tollgate"],
         "ledger_size": ["a request", "GET /api/usage"],
         "backlog": ["tollgate"],
+        "workers": ["tollgate"],
     }
     for lines in found.values():
         for points in lines.values():
