@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from proxy.model import BUCKETS, COSTS, UNITS, EventState
+from proxy.instants import HOUR_MS as _HOUR_MS
+from proxy.model import BUCKETS, COSTS, UNITS, CostState, EventState
 
 _EVENT_COLUMNS = (
     "id, subject, key_id, time_ms, endpoint, requested_model, model, provider, streamed, status, outcome, "
@@ -152,6 +153,29 @@ USAGE, USAGE_OF_SUBJECT = (
         "WHERE subject = ? AND hour >= ? AND hour < ?",
     )
 )
+# The same of one subject's events that were recorded between two rows, by the hour as well. The plus keeps SQLite from
+# the index of the times, which finds all events of the period.
+_OF_EVENTS = {
+    "requests": "1",
+    "priced_requests": f"cost_state = '{CostState.PRICED}'",
+    "free_requests": f"cost_state = '{CostState.FREE}'",
+    "unpriced_requests": f"cost_state = '{CostState.UNPRICED}'",
+    "unpriced_tokens": f"(cost_state = '{CostState.UNPRICED}') * ({' + '.join(BUCKETS)})",
+}
+_AS_ROLLUPS = ", ".join(f"{_OF_EVENTS.get(name, name)} AS {name}" for name in _AMOUNTS)
+USAGE_SINCE = {
+    columns: f"""
+        SELECT hour, {", ".join((*columns, "usage_source"))}, {_SUMS} FROM (
+            SELECT time_ms / {_HOUR_MS} AS hour, {", ".join((*columns, "usage_source"))}, {_AS_ROLLUPS} FROM events
+            WHERE seq > ? AND seq <= ? AND subject = ? AND +time_ms >= ? AND +time_ms < ?
+        ) GROUP BY hour, {", ".join((*columns, "usage_source"))}
+    """
+    for columns in USAGE_OF_SUBJECT
+}
+# Where the ledger ends, and what it is that ends there; what stands in one place; and what changes with a migration.
+LAST_EVENT = "SELECT seq, id FROM events ORDER BY seq DESC LIMIT 1"
+EVENT_ID_AT = "SELECT id FROM events WHERE seq = ?"
+SCHEMA_STAMP = "SELECT schema_version, user_version FROM pragma_schema_version, pragma_user_version"
 # The first and the last hour between two in which something was used.
 _USAGE_HOURS = "SELECT (SELECT min(hour) FROM rollups WHERE {0}), (SELECT max(hour) FROM rollups WHERE {0})"
 USAGE_HOURS = _USAGE_HOURS.format("hour >= ? AND hour < ?")

@@ -102,6 +102,32 @@ class Bounds:
     lines_max: int
     seconds_max: float
 
+    def check_lines(self, count: int) -> None:
+        if count > self.lines_max:
+            raise TooMuch(f"that is more than {self.lines_max:,} rows")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What was used in a period, of one subject or ('') of all, told apart by these groups.
+
+    Of `keys` only these are told, and all others are one, whose id is ''.
+    """
+
+    period: Period
+    groups: tuple[Group, ...] = ()
+    subject: str = ""
+    keys: frozenset[str] | None = None
+
+    @property
+    def columns(self) -> tuple[Group, ...]:
+        """Those of its groups that are columns of the rollups, in their order."""
+        return tuple(group for group in _COLUMNS if group in self.groups)
+
+
+#: By the values of the groups: what rows of the queries have after their columns, and what was reported and estimated.
+Sums = dict[tuple[str, ...], list[int]]
+
 
 def report(
     connection: sqlite3.Connection,
@@ -118,25 +144,55 @@ def report(
 
     Of `keys` only these are told, and all others are one, whose id is ''.
     """
+    question = Question(period, tuple(groups), subject, None if keys is None else frozenset(keys))
+    return reported(summed(connection, question, calendar, bounds, monotonic))
+
+
+def summed(
+    connection: sqlite3.Connection,
+    question: Question,
+    calendar: Calendar,
+    bounds: Bounds | None = None,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Sums:
+    """The sums of the rollups."""
     until_s = None if bounds is None else monotonic() + bounds.seconds_max
-    columns = tuple(group for group in _COLUMNS if group in groups)
-    sums: dict[tuple[str, ...], list[int]] = {}
+    sums: Sums = {}
     # A day at a time, also where days are not told apart: what is sorted at once stays small.
-    for day, part in _days(connection, period, calendar, subject):
-        for row in connection.execute(*_question(columns, part, subject)):
-            of = dict(zip(columns, row, strict=False)) | {Group.DAY: day, Group.SOURCE: row[len(columns)]}
-            if keys is not None and of.get(Group.KEY) not in keys:
-                of[Group.KEY] = ""
-            amounts = _with_sources(of[Group.SOURCE], row[len(columns) + 1 :])
-            values = tuple(of[group] for group in groups)
-            known = sums.get(values)
-            sums[values] = amounts if known is None else [*map(add, known, amounts)]
-            if bounds is not None and len(sums) > bounds.lines_max:
-                raise TooMuch(f"that is more than {bounds.lines_max:,} rows")
+    for day, part in _days(connection, question.period, calendar, question.subject):
+        for row in connection.execute(*_asked(question.columns, part, question.subject)):
+            add_row(sums, question, day, row)
+            if bounds is not None:
+                bounds.check_lines(len(sums))
         if until_s is not None and monotonic() > until_s:
             raise TooMuch("summing that takes too long")
+    return sums
+
+
+def add_row(sums: Sums, question: Question, day: str, row: Sequence[Any]) -> None:
+    """Add what a query has found of a day: the question's columns, the source, and amounts."""
+    columns = question.columns
+    of = dict(zip(columns, row, strict=False)) | {Group.DAY: day, Group.SOURCE: row[len(columns)]}
+    if question.keys is not None and of.get(Group.KEY) not in question.keys:
+        of[Group.KEY] = ""
+    amounts = _with_sources(of[Group.SOURCE], row[len(columns) + 1 :])
+    values = tuple(of[group] for group in question.groups)
+    known = sums.get(values)
+    sums[values] = amounts if known is None else [*map(add, known, amounts)]
+
+
+def are_whole(sums: Sums) -> bool:
+    """Whether none of the rollups in them can have stopped at the largest integer."""
+    return all(
+        max(amounts) < _COUNT_MAX and amounts[_COSTS.start] * 10**6 + amounts[_COSTS.start + 1] < _COUNT_MAX
+        for amounts in sums.values()
+    )
+
+
+def reported(sums: Sums) -> Report:
+    """The sums as lines."""
     lines = [_line(values, amounts) for values, amounts in sorted(sums.items())]
-    return Report(lines, _line((), _summed(sums.values())))
+    return Report(lines, _line((), _added(sums.values())))
 
 
 def unpriced_models(connection: sqlite3.Connection, period: Period) -> list[tuple[str, int, int]]:
@@ -177,7 +233,7 @@ def _days(
     return () if part is None else part.days(calendar)
 
 
-def _question(columns: tuple[Group, ...], period: Period, subject: str) -> tuple[str, tuple[Any, ...]]:
+def _asked(columns: tuple[Group, ...], period: Period, subject: str) -> tuple[str, tuple[Any, ...]]:
     named = tuple(group.field for group in columns)
     if subject:
         return queries.USAGE_OF_SUBJECT[named], (subject, *period.hours)
@@ -191,7 +247,7 @@ def _with_sources(source: str, amounts: Sequence[int]) -> list[int]:
     return [*amounts, *reported, *estimated]
 
 
-def _summed(amounts: Iterable[list[int]]) -> list[int]:
+def _added(amounts: Iterable[list[int]]) -> list[int]:
     total = [0] * (_COSTS.stop + 4)
     for one in amounts:
         total = [*map(add, total, one)]

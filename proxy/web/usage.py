@@ -24,7 +24,8 @@ from proxy.instants import Period, WrongPeriod, iso
 from proxy.limits import Calendar, shown
 from proxy.model import ENGINE, TIMELESS, Caller, Limit, Window
 from proxy.store.reader import Reader
-from proxy.store.usage import Bounds, Group, key_names, parse_groups, report
+from proxy.store.sums import Remembered
+from proxy.store.usage import Bounds, Group, Question, key_names, parse_groups
 from proxy.web.report import counts_json, csv_text, limit_json, lines_json
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class Usage:
         self._calendar = calendar
         self._zone = zone
         self._now_ms = now_ms
+        self._remembered = Remembered(calendar)  # for the reader's thread
         self._waiting: Counter[str] = Counter()
 
     async def usage(self, request: Request) -> Response:
@@ -113,12 +115,8 @@ class Usage:
         subject, period, groups = caller.subject, asked.period, asked.groups
         # Whose trusted key has acted for somebody is another tenant's business.
         names = key_names(connection, subject, caller.key_id)
-        found = report(
-            *(connection, period, self._calendar, groups),
-            subject=subject,
-            keys=names.keys(),
-            bounds=Bounds(ROWS_MAX, _SECONDS_MAX),
-        )
+        question = Question(period, groups, subject, frozenset(names))
+        found = self._remembered.report(connection, question, Bounds(ROWS_MAX, _SECONDS_MAX))
         if asked.as_csv:
             return csv_text(found, period, groups, names, line_end="\r\n").encode()
         return orjson.dumps(

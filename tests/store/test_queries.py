@@ -88,6 +88,14 @@ def test_usage_reads_its_subjects_hours_or_all_of_its_hours_and_no_event(
     assert "events" not in found + everybodys
 
 
+@pytest.mark.parametrize("columns", [*queries.USAGE])
+def test_usage_is_moved_on_by_the_rows_that_came_since(ledger: sqlite3.Connection, columns: tuple[str, ...]) -> None:
+    found = plan(ledger, queries.USAGE_SINCE[columns])
+    assert found.startswith("SEARCH events USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)")
+    assert plan(ledger, queries.LAST_EVENT) == "SCAN events", "backwards, by its row numbers"
+    assert plan(ledger, queries.EVENT_ID_AT) == "SEARCH events USING INTEGER PRIMARY KEY (rowid=?)"
+
+
 def test_where_usage_begins_and_ends_is_seen_without_reading_it(ledger: sqlite3.Connection) -> None:
     ends = plan(ledger, queries.USAGE_HOURS_OF_SUBJECT)
     assert ends.count("SEARCH rollups USING PRIMARY KEY (subject=? AND hour>? AND hour<?)") == 2

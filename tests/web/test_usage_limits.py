@@ -16,8 +16,9 @@ from proxy.gateway.counters import Counter
 from proxy.instants import parse_instant
 from proxy.limits import Calendar
 from proxy.model import Counted, Limit, Unit, Window
+from proxy.store.sums import Remembered
 from proxy.store.tenants import set_plan
-from proxy.store.usage import Report, report
+from proxy.store.usage import Report
 from proxy.web.usage import standing_json
 from tests.running import Running, tollgate, wait_until
 from tests.scripted import Peer, ScriptedUpstream, answer
@@ -118,12 +119,13 @@ def test_a_ledger_that_cannot_be_read_is_503(
 
 def test_one_tenant_cannot_fill_the_queue(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = threading.Event()
+    report = Remembered.report
 
     def slow(*arguments: Any, **options: Any) -> Report:
         assert go_on.wait(10)
         return report(*arguments, **options)
 
-    monkeypatch.setattr("proxy.web.usage.report", slow)
+    monkeypatch.setattr(Remembered, "report", slow)
     refused: list[httpx.Response] = []
 
     def ask(secret: str) -> int:
