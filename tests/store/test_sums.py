@@ -147,6 +147,15 @@ def test_what_was_asked_is_moved_on_without_reading_the_rollups(connection: sqli
     assert not is_summed(remembered, connection)
 
 
+def test_the_hours_that_begin_in_a_half_open_interval_are_moved_on(connection: sqlite3.Connection) -> None:
+    remembered = Remembered(BERLIN)
+    period = Question(Period(HOUR, HOUR + HOUR_MS), (), "user-001")
+    assert is_summed(remembered, connection, period)
+    for at in (HOUR - 1, HOUR, HOUR + HOUR_MS - 1, HOUR + HOUR_MS):
+        record(connection, [settlement(f"req_{at}", time_ms=at)])
+        assert not is_summed(remembered, connection, period)
+
+
 def test_questions_are_told_apart_by_all_that_is_in_them(connection: sqlite3.Connection) -> None:
     remembered = Remembered(BERLIN)
     record(connection, settlements(3))
@@ -270,12 +279,14 @@ def test_a_migration_may_change_everything(connection: sqlite3.Connection) -> No
     assert not is_summed(remembered, connection)
 
 
-def test_sums_that_may_have_stopped_at_the_largest_integer_are_not_moved_on(connection: sqlite3.Connection) -> None:
+@pytest.mark.parametrize("half", [{"usage": Usage(text_output=2**62)}, {"cost": Cost(2**62, CostState.PRICED)}])
+def test_sums_that_may_have_stopped_at_the_largest_integer_are_not_moved_on(
+    connection: sqlite3.Connection, half: dict[str, Any]
+) -> None:
     remembered = Remembered(BERLIN)
-    half = Usage(text_output=2**62)
-    record(connection, [settlement("req_1", usage=half)])
+    record(connection, [settlement("req_1", **half)])
     assert is_summed(remembered, connection)
-    record(connection, [settlement("req_2", usage=half)])
+    record(connection, [settlement("req_2", **half)])
     assert is_summed(remembered, connection)
     assert is_summed(remembered, connection), "nor remembered"
 
