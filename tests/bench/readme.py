@@ -43,7 +43,8 @@ _HOW_CURVES = """
 Points are medians of {rounds} rounds. Bodies come four at a time, streams ten at a time with an event each millisecond,
 all else, where it is not said, with 64 in flight. Each of many tenants has four limits; they ask in turn, and of more
 than 10,000 none asks twice. Ledgers hold the events of 20 tenants and four months; `GET /api/usage` asks for the last
-thirty days of the largest tenant, by model.
+thirty days of the largest tenant, by model, and asks this again and again: what it was told is remembered, and moved on
+by what was recorded since. The first answer, and one after more than 10,000 requests, takes longer.
 """
 
 
