@@ -40,6 +40,9 @@ class Server(uvicorn.Server):
         self._is_shared = is_shared
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        for sock in sockets or []:
+            # Or a copy would make it wait for clients: in other processes as well, that have it and serve already.
+            sock.setblocking(False)
         more = [sock.dup() for sock in sockets or [] for _ in range(_ACCEPTED_AT_ONCE - 1)]
         await super().startup(None if sockets is None else [*sockets, *more])
 
