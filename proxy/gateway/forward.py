@@ -25,7 +25,7 @@ from proxy.gateway.estimate import estimate
 from proxy.gateway.mask import Mask
 from proxy.gateway.meter import Blind, Meter, Reading, meter_for
 from proxy.gateway.ownership import Keeping
-from proxy.gateway.respond import Responder
+from proxy.gateway.respond import Responder, ignore_gone
 from proxy.gateway.settle import Settler, until_done
 from proxy.gateway.stop import Stop
 from proxy.model import NO_USAGE, Outcome, UsageSource
@@ -275,7 +275,8 @@ class Exchange:
 
     def _take(self, data: bytes) -> bytes:
         """What comes in the middle of a stream goes on at once. What needs more than that is left to `_show`."""
-        if not self._ttft_ms or self._client_gone or not self._responder.is_ready:
+        output = self._responder.output
+        if output is None or not self._ttft_ms or self._client_gone or not output.is_ready:
             return data
         data = self._meter.feed(data)
         if self._keeping is not None:
@@ -285,7 +286,10 @@ class Exchange:
             self._fed = True
             return data
         if data:
-            self._responder.write(data)
+            try:
+                output.write_data(data)
+            except RuntimeError as error:
+                ignore_gone(error)
         return b""
 
     async def _end(self, answer: Answer, stop: Stop, data: bytes) -> None:

@@ -238,6 +238,7 @@ class StreamMeter:
         self.rewrites = self._hides_usage = hides_usage
         self.last_event_seen = False
         self._decode: Decoder | None = decode
+        self._is_plain = isinstance(decode, Identity)
         self._endpoint = endpoint
         self._tally = Tally(endpoint, request)
         self._delivered = Delivered()
@@ -254,13 +255,15 @@ class StreamMeter:
     def feed(self, data: bytes) -> bytes:
         if self._decode is None:
             return data
-        try:
-            plain = self._decode.decode(data, EVENT_BYTES_MAX)
-        except Undecodable as error:
-            if self.rewrites:
-                raise BadAnswer(f"The upstream's answer is not what its Content-Encoding says: {error}.") from None
-            self._decode = None
-            return data
+        plain = data
+        if not self._is_plain:
+            try:
+                plain = self._decode.decode(data, EVENT_BYTES_MAX)
+            except Undecodable as error:
+                if self.rewrites:
+                    raise BadAnswer(f"The upstream's answer is not what its Content-Encoding says: {error}.") from None
+                self._decode = None
+                return data
         shown = self._through(self._splitter.feed(plain))
         return b"".join(shown) if self.rewrites else data
 

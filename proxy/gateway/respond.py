@@ -15,6 +15,7 @@ class Responder(Protocol):
     """How an answer is shown to the client: as it came (`Passthrough`), or reshaped (the agent layer's)."""
 
     started: bool  #: the client has seen the head of an answer
+    output: Output | None  #: a shorter way than `data` for the middle of a body, where there is one
 
     async def start(self, status: int, headers: Headers) -> None:
         """The upstream's head has come; `headers` are the ones that may go on. It may be held until `flush`."""
@@ -24,13 +25,6 @@ class Responder(Protocol):
 
     async def data(self, data: bytes) -> None:
         """Bytes of the body have come; there will be more."""
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether `write` may be called: the head is out, and the client takes more at once."""
-
-    def write(self, data: bytes) -> None:
-        """`data` without waiting."""
 
     def last(self, data: bytes) -> bytes:
         """The last bytes to send, where these (if any) end the upstream's body. May raise `BadAnswer`."""
@@ -46,9 +40,9 @@ class Passthrough:
     """The upstream's answer as it comes. Every answer also says which request it is for."""
 
     def __init__(self, send: Send, request_id: str, output: Output | None = None) -> None:
-        """`output` is a shorter way than `send` for the middle of a body, where the server has one."""
+        """`output` is a shorter way than `send`, where the server has one."""
         self.started = False
-        self._output = output
+        self.output = output
         self._head: Message | None = None
         self._to_client = send
         self._request_id = request_id.encode()
@@ -63,17 +57,6 @@ class Passthrough:
             head, self._head = self._head, None
             del head[BODY_FOLLOWS]
             await self._send(head)
-
-    @property
-    def is_ready(self) -> bool:
-        return False if self._output is None else self._head is None and self._output.is_ready
-
-    def write(self, data: bytes) -> None:
-        assert self._output is not None
-        try:
-            self._output.write_data(data)
-        except RuntimeError as error:
-            _ignore_gone(error)
 
     async def data(self, data: bytes) -> None:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
@@ -91,7 +74,7 @@ class Passthrough:
                 await self._to_client(head)
             await self._to_client(message)
         except RuntimeError as error:
-            _ignore_gone(error)
+            ignore_gone(error)
 
     async def refuse(self, error: ProxyError) -> None:
         status, headers, body = error_answer(error)
@@ -100,7 +83,7 @@ class Passthrough:
         await self.finish(body)
 
 
-def _ignore_gone(error: RuntimeError) -> None:
+def ignore_gone(error: RuntimeError) -> None:
     """uvloop closes the socket of a client that has left a moment before it tells so, and writing to it then is an
     error (uvloop's issue 506). Elsewhere such bytes just vanish, as here. Raises any other error."""
     if "handler is closed" not in str(error):
