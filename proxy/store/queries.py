@@ -193,6 +193,9 @@ HAS_USAGE = "SELECT 1 FROM rollups WHERE subject = ? LIMIT 1"
 # What a tenant, or a key, used by model: in whole hours; and between two instants, for hours that are cut.
 _SPENT = f"SELECT model, {_SUMS} FROM rollups WHERE %s = ? AND hour >= ? AND hour < ? GROUP BY model"
 SPENT_BY = {"tenant": _SPENT % "subject", "key": _SPENT % "key_id"}
+# Whether it used anything since an hour began.
+_SPENT_SINCE = "SELECT 1 FROM rollups WHERE %s = ? AND hour >= ? LIMIT 1"
+SPENT_SINCE = {"tenant": _SPENT_SINCE % "subject", "key": _SPENT_SINCE % "key_id"}
 _SPENT_LATELY = f"""
     SELECT model, time_ms, cost_pico_usd, {", ".join(BUCKETS)}
     FROM events INDEXED BY events_by_time

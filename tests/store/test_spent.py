@@ -11,7 +11,7 @@ from proxy.limits import SLIDING_MS, Calendar, amount_of, counts
 from proxy.model import Cost, CostState, Counted, Settlement, Unit, Usage, Window
 from proxy.store import queries
 from proxy.store.database import begin
-from proxy.store.ledger import record
+from proxy.store.ledger import HOUR_MS, record
 from proxy.store.spent import spent, spent_by_second
 from tests.store.samples import TIME_MS, settlement
 from tests.store.test_queries import plan
@@ -107,3 +107,22 @@ def test_only_the_owners_rollups_are_read(connection: sqlite3.Connection, scope:
     assert "SEARCH rollups USING" in found
     assert "hour>? AND hour<?" in found
     assert plan(connection, queries.SPENT_LATELY_BY[scope]).startswith("SEARCH events USING INDEX events_by_time")
+    assert "SEARCH rollups USING" in (found := plan(connection, queries.SPENT_SINCE[scope]))
+    assert "hour>?" in found
+
+
+@pytest.mark.parametrize("scope", ["tenant", "key"])
+def test_the_last_minute_is_looked_through_only_for_who_used_something_in_its_hours(
+    connection: sqlite3.Connection, scope: str
+) -> None:
+    hour_ms = TIME_MS - TIME_MS % HOUR_MS
+    owner = {"tenant": "user-001", "key": "key_1"}[scope]
+    of = Counted(scope, owner, Unit.REQUESTS, Window.MINUTE)
+    asked: list[str] = []
+    connection.set_trace_callback(asked.append)
+    record(connection, [settlement("1", time_ms=hour_ms - 1_000)])
+    assert spent(connection, of, Calendar(), hour_ms + 30_000) == 1  # of the hour before
+    assert any("events_by_time" in statement for statement in asked)
+    asked.clear()
+    assert spent(connection, of, Calendar(), hour_ms + 2 * HOUR_MS) == 0
+    assert not any("events_by_time" in statement for statement in asked)
