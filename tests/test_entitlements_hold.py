@@ -42,7 +42,9 @@ def entitled(directory: Path, url: str, script: Script, **more: str) -> Iterator
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
-    with httpx.Client(timeout=30) as client:
+    # As many kept connections as there are clients: those beyond, httpcore closes, also where another thread has just
+    # been given one.
+    with httpx.Client(timeout=30, limits=httpx.Limits(max_connections=100, max_keepalive_connections=100)) as client:
         yield client
 
 
