@@ -28,7 +28,7 @@ CLIENTS = 48
 #: Exchanges between two looks at the ledger.
 _EPOCH = 20_000
 _QUIET_S = 20.0
-_RSS_MIB_MAX = 128.0  # 75 were seen, of large bodies read in threads maybe; to be looked into
+_RSS_MIB_MAX = 64.0
 
 SETTINGS = {
     "OPENAI_API_KEY": "sk-upstream",
