@@ -12,8 +12,7 @@
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-# These load the whole machine themselves, or need one port again and again. Each in a process of its own, as some watch
-# how much memory theirs takes.
+# These load the whole machine themselves, or need one port again and again.
 ALONE := tests/bench tests/crash tests/endurance tests/fuzz
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
@@ -25,7 +24,7 @@ run: .venv/installed
 
 test: .venv/installed-dev
 	@PYTHONHASHSEED=0 $(BIN)/python -m pytest -n 2 --dist loadfile $(ALONE:%=--ignore=%)
-	@for part in $(ALONE); do $(BIN)/python -m pytest $$part || exit 1; done
+	@$(BIN)/python -m pytest $(ALONE)
 
 check: .venv/installed-dev
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
