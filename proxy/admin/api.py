@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import logging
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from hmac import compare_digest
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -32,6 +32,7 @@ from proxy.errors import (
 )
 from proxy.gateway.auth import hide
 from proxy.gateway.call import Arrival
+from proxy.gateway.client import ReadBody
 from proxy.model import Hidden
 from proxy.wire import headers as header
 
@@ -39,8 +40,6 @@ log = logging.getLogger(__name__)
 
 BODY_BYTES_MAX = 4 * 1024 * 1024
 _KEY = re.compile(rb"[!-~]{1,255}")
-
-ReadBody = Callable[[Scope, Receive, int], Awaitable[bytes]]
 
 
 def operations() -> Sequence[Operation[Any, Any]]:

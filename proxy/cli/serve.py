@@ -21,7 +21,7 @@ import uvicorn
 from proxy import __version__
 from proxy.app import App, create_app
 from proxy.cli.opening import open_store
-from proxy.cli.workers import READY, Post, has_terminal, supervise
+from proxy.cli.workers import READY, Post, has_terminal, leave, supervise
 from proxy.errors import ConfigurationError, TollgateError
 from proxy.settings import Settings
 from proxy.store.database import Database
@@ -66,7 +66,7 @@ def run(settings: Settings) -> NoReturn:
     start = _LogFilter()
     _set_up_logging(settings.log_level, start)
     for number in _SIGNALS:
-        signal.signal(number, _leave)
+        signal.signal(number, leave)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something that could be read again
     # First of all: a start that fails for its port must not have made the demo key, which is shown only once.
     handed_over = inherited(os.environ)
@@ -212,7 +212,3 @@ def _collect_rarely() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER)
-
-
-def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(0)

@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NoReturn
 
 from proxy.errors import StoreError
 from proxy.store.board import Board, Seat, State
@@ -161,7 +162,7 @@ class _Supervisor:
         """In the new process: of all that is the supervisor's or another worker's."""
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _leave)
+            signal.signal(number, leave)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.close(self._reader)
@@ -286,5 +287,6 @@ def _noted(_number: int, _frame: object) -> None:
     """The number has gone through the pipe of `signal.set_wakeup_fd`."""
 
 
-def _leave(_number: int, _frame: object) -> None:
+def leave(_number: int, _frame: object) -> NoReturn:
+    """For signals that come before there is anything to finish."""
     raise SystemExit(0)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
 
 from starlette.types import Receive, Scope
 
+#: The whole body of a request, of so many bytes at most (`proxy.gateway.handle`). Raises `ProxyError`.
+ReadBody = Callable[[Scope, Receive, int], Awaitable[bytes]]
 Departed = Callable[[], None]
 #: Has the first called when the client leaves; returns what ends that.
 Watch = Callable[[Departed], Callable[[], object]]

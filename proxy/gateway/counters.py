@@ -48,9 +48,8 @@ class Counter:
         self._buckets: deque[Bucket] = deque()
         self.used = 0
         self.reserved = 0
-        self.elsewhere = (
-            0  #: what of `reserved` is other workers', when that was last looked at (`proxy.gateway.shares`)
-        )
+        #: What of `reserved` is other workers', when that was last looked at (`proxy.gateway.shares`).
+        self.elsewhere = 0
         self.row: Row | None = None  #: where they show it
         self.start_ms, self.end_ms = calendar.bounds(counted.window, now_ms, counted.anchor_ms)
         #: When `move` has something to do again; before, it need not be called.

@@ -184,11 +184,9 @@ class PlainMeter:
         if self._begun or self._room < 0:
             return
         beginning = b"".join(self._copy)
-        if beginning.startswith(b"{"):
-            self._begun = True
-            return
-        self._begun = len(beginning) > _BEGINNING_BYTES_MAX or beginning.lstrip().startswith(b"{")
-        if _STREAM_BEGINS.match(beginning):
+        is_json = beginning.lstrip().startswith(b"{")
+        self._begun = is_json or len(beginning) > _BEGINNING_BYTES_MAX
+        if not is_json and _STREAM_BEGINS.match(beginning):
             self._stream = StreamMeter(
                 Identity(), self._endpoint, self._request, hides_usage=False, shown=self._ids_shown
             )

@@ -11,7 +11,7 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, TypeVar
@@ -175,22 +175,19 @@ class GroupCommit:
 
         Comes back with nothing when it is time to try a ledger that failed.
         """
-        batch: list[_Change] = []
         try:
             gathered = self._queue.get(timeout=self._probe_s if self.trouble else self._look_s)
-            while gathered is not None:
-                batch += gathered
-                self._taken += len(gathered)
-                if len(batch) >= BATCH_MAX:
-                    return batch, False
-                gathered = self._queue.get_nowait()
         except queue.Empty:
-            return batch, False
-        return batch, True
+            return [], False
+        if gathered is None:
+            return [], True
+        self._taken += len(gathered)
+        self._add_to(gathered)
+        return gathered, False
 
     def _add_to(self, batch: list[_Change]) -> None:
-        """What has been submitted while the batch waited for its turn goes with it."""
-        try:
+        """What has been submitted meanwhile goes with the batch, as far as that has room."""
+        with suppress(queue.Empty):
             while len(batch) < BATCH_MAX:
                 gathered = self._queue.get_nowait()
                 if gathered is None:
@@ -198,8 +195,6 @@ class GroupCommit:
                     return
                 batch += gathered
                 self._taken += len(gathered)
-        except queue.Empty:
-            pass
 
     def _write(self, batch: list[_Change]) -> None:
         had_trouble = bool(self.trouble)

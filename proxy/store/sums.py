@@ -94,7 +94,8 @@ class Remembered:
         if seq - known.seq > self._rows_max:
             return None
         first, end = question.period.hours
-        named = tuple(group.field for group in question.columns)
+        columns = question.columns
+        named = tuple(group.field for group in columns)
         asked = (known.seq, seq, question.subject, first * HOUR_MS, end * HOUR_MS)
         try:
             rows = connection.execute(queries.USAGE_SINCE[named], asked).fetchall()
@@ -104,7 +105,7 @@ class Remembered:
             return None  # a rollup stops at the largest integer
         for hour, *row in rows:
             day = self._calendar.date_of(hour * HOUR_MS).isoformat() if Group.DAY in question.groups else ""
-            add_row(known.sums, question, day, row)
+            add_row(known.sums, question, columns, day, row)
         return known.sums if are_whole(known.sums) else None
 
     def _remember(self, question: Question, seq: int, event_id: str, sums: Sums) -> None:

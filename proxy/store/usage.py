@@ -158,10 +158,11 @@ def summed(
     """The sums of the rollups."""
     until_s = None if bounds is None else monotonic() + bounds.seconds_max
     sums: Sums = {}
+    columns = question.columns
     # A day at a time, also where days are not told apart: what is sorted at once stays small.
     for day, part in _days(connection, question.period, calendar, question.subject):
-        for row in connection.execute(*_asked(question.columns, part, question.subject)):
-            add_row(sums, question, day, row)
+        for row in connection.execute(*_asked(columns, part, question.subject)):
+            add_row(sums, question, columns, day, row)
             if bounds is not None:
                 bounds.check_lines(len(sums))
         if until_s is not None and monotonic() > until_s:
@@ -169,9 +170,8 @@ def summed(
     return sums
 
 
-def add_row(sums: Sums, question: Question, day: str, row: Sequence[Any]) -> None:
-    """Add what a query has found of a day: the question's columns, the source, and amounts."""
-    columns = question.columns
+def add_row(sums: Sums, question: Question, columns: tuple[Group, ...], day: str, row: Sequence[Any]) -> None:
+    """Add what a query has found of a day: the question's `columns`, the source, and amounts."""
     of = dict(zip(columns, row, strict=False)) | {Group.DAY: day, Group.SOURCE: row[len(columns)]}
     if question.keys is not None and of.get(Group.KEY) not in question.keys:
         of[Group.KEY] = ""

@@ -92,7 +92,6 @@ def server_config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
         log_config=None,
         server_header=False,
         date_header=False,
-        timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=settings.shutdown_grace_s,
         backlog=_BACKLOG,
     )

@@ -68,7 +68,7 @@ def decoder(content_encoding: bytes | None) -> Decoder | None:
         return _IDENTITY
     match content_encoding.strip().lower():
         case b"identity" | b"":
-            return Identity()
+            return _IDENTITY
         case b"gzip" | b"x-gzip":
             return Inflate(gzip=True)
         case b"deflate":

@@ -87,7 +87,7 @@ def section(data: Data) -> str:
         "\n".join(_budget(systems, curves["curves"])),
         f"![What Tollgate costs, and how that grows]({PICTURE.relative_to(ROOT)})",
         _prose(_HOW_CURVES.format(**curves)),
-        *(_prose(_workers(lines["tollgate"])) for name, lines in curves["curves"].items() if name == "workers"),
+        _prose(_workers(curves["curves"]["workers"]["tollgate"])),
     ]
     return "\n\n".join([BEGIN, *paragraphs, END])
 

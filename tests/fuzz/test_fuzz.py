@@ -35,7 +35,13 @@ def test_a_settlement_that_is_left_out_is_found(tmp_path: Path, monkeypatch: pyt
 
 
 def test_an_answer_that_meets_another_tenant_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if connections passed from one tenant to another at once, though the upstream has still to speak on some."""
+    """As if connections passed to whoever asks next at once, though the upstream has still to speak on some.
+
+    How soon one meets another tenant is chance: nearly always within a third of what is tried here.
+    """
+
+    take = idle.Idle.take
     monkeypatch.setattr(idle, "REST_S", 0.0)
+    monkeypatch.setattr(idle.Idle, "take", lambda self, tenant, now: take(self, "nobody in particular", now))
     with pytest.raises(Broken, match="another tenant's bytes"):
-        run(tmp_path, mutations=40_000, seed=1)
+        run(tmp_path, mutations=120_000, seed=1)

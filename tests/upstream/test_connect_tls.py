@@ -123,8 +123,9 @@ async def test_a_request_that_is_cancelled_while_it_connects_leaves_nothing(
             for _ in range(turns):
                 await asyncio.sleep(0)
             await settled(task)
-            assert pool.connections == 0 or not task.cancelled(), "it was answered before"
+            # A busy machine may have answered it before; then its connection serves again.
             assert (await ask(pool)).status == 200
+            assert pool.connections == 1
         await upstream.until_all_closed()
 
 
