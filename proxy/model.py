@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, dataclass_transform
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def frozen(cls: type[T]) -> type[T]:
+    """A slotted dataclass that is frozen to the type checker alone, for those that each request makes anew.
+
+    Frozen at run time, each field is set by a call, which takes 2 µs for a settlement instead of 0.3.
+    """
+    return dataclass(slots=True, unsafe_hash=True)(cls)
 
 
 class Hidden(bytes):
@@ -64,7 +75,7 @@ MOVES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Usage:
     """Tokens in disjoint buckets: each token is counted in exactly one, so that they sum to the totals."""
 
@@ -90,12 +101,12 @@ class Usage:
 
 
 #: The names of the buckets, in the order in which the ledger stores them.
-BUCKETS = tuple(field.name for field in fields(Usage))
+BUCKETS = tuple(one.name for one in fields(Usage))
 
 NO_USAGE = Usage()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Units:
     """What is billed otherwise than by the token: images made, audio heard or spoken, characters read aloud."""
 
@@ -108,7 +119,7 @@ class Units:
 
 
 #: The names of the units, in the order in which the ledger stores them.
-UNITS = tuple(field.name for field in fields(Units))
+UNITS = tuple(one.name for one in fields(Units))
 
 NO_UNITS = Units()
 
@@ -122,7 +133,7 @@ class CostState(StrEnum):
     UNKNOWN = "unknown"  # it was recorded before costs were
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Cost:
     """What a request cost whoever runs this service, in pico-dollars (1e-12 USD); 0 where no price is known."""
 
@@ -277,7 +288,7 @@ class Caller:
     suspended: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Settlement:
     """The one record of how a request ended and what it used. Times are unix milliseconds, durations too.
 
@@ -322,7 +333,7 @@ class Settlement:
         return Settlement(*values)
 
 
-_all_but_cost = attrgetter(*[field.name for field in fields(Settlement)][:-1])
+_all_but_cost = attrgetter(*[one.name for one in fields(Settlement)][:-1])
 
 
 class Topic(StrEnum):

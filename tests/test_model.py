@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import inspect
 
+import mypy.api
 import pytest
 from hypothesis import given
 
 from proxy import model
-from proxy.model import BUCKETS, NO_USAGE, SUBJECT_PATTERN, Usage
+from proxy.model import BUCKETS, NO_USAGE, SUBJECT_PATTERN, Cost, Settlement, Units, Usage
 from proxy.store import queries
 from tests.store.samples import usages
 
@@ -37,8 +38,22 @@ def test_every_value_is_frozen_and_slotted() -> None:
     classes = [value for _, value in inspect.getmembers(model, dataclasses.is_dataclass) if isinstance(value, type)]
     assert len(classes) >= 5
     for one in classes:
-        assert one.__dataclass_params__.frozen, one.__name__  # type: ignore[attr-defined] # not in the stubs
+        is_frozen = one.__dataclass_params__.frozen  # type: ignore[attr-defined] # not in the stubs
+        assert is_frozen or one in (Usage, Units, Cost, Settlement), f"{one.__name__}, which is not made all the time"
         assert "__slots__" in vars(one), one.__name__
+
+
+def test_what_is_made_all_the_time_is_frozen_to_the_type_checker() -> None:
+    words, _, status = mypy.api.run(
+        ["--config-file=", "-c", "from proxy.model import Usage\nusage = Usage(1)\nusage.reasoning = 5\n"]
+    )
+    assert status == 1
+    assert 'Property "reasoning" defined in "Usage" is read-only' in words
+
+
+def test_it_is_compared_and_counted_by_what_it_says() -> None:
+    assert Usage(1, reasoning=2) == Usage(1, reasoning=2) != Usage(1)
+    assert len({Usage(1), Usage(1), Usage(2)}) == 2
 
 
 @pytest.mark.parametrize("subject", ["a", "user-001", "me@example.org", "org:team.1_x", "x" * 128])

@@ -6,14 +6,13 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from proxy.errors import Forbidden, Headers, LedgerUnavailable
 from proxy.gateway.call import Call
 from proxy.gateway.quotas import Quotas
 from proxy.gateway.reservation import Reservation
-from proxy.model import Settlement
+from proxy.model import Settlement, frozen
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ class Traces(Protocol):
 Known = Callable[[int, str], Settlement]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Hold:
     """What a request in flight holds until it is settled: its place among those in flight, its trace, its reservation.
 

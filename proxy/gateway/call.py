@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from random import getrandbits
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from starlette.types import Scope
 
 from proxy.errors import Headers, InvalidRequest
-from proxy.model import Caller
+from proxy.model import Caller, frozen
 from proxy.wire import body, references
 from proxy.wire import headers as header
 from proxy.wire.endpoints import CHAT_COMPLETIONS, Access, Body, Counts, Endpoint
@@ -41,7 +41,7 @@ class Arrival:
         self.id = request_id or f"req_{self.time_ms:012x}{getrandbits(64):016x}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Call:
     """A request as it goes upstream. `target` is path and query below the upstream's base path.
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
 from proxy.errors import BadAnswer
-from proxy.model import NO_UNITS, NO_USAGE, Units, Usage, UsageSource
+from proxy.model import NO_UNITS, NO_USAGE, Units, Usage, UsageSource, frozen
 from proxy.wire import usage as usage_shapes
 from proxy.wire.body import members
 from proxy.wire.coding import Decoder, Identity, Undecodable, decoder
@@ -51,7 +51,7 @@ _NULL_USAGE_LAST = re.compile(rb',[ \t]*"usage"[ \t]*:[ \t]*null(?=[^}\r\n]*\}[\
 _NOT_DATA = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|(?<=[\r\n]))(?:data:|(?!data:)[^\r\n]+)")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reading:
     """What an answer said. `failed`: it carried an error, whatever its status."""
 

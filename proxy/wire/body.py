@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from proxy.errors import BodyTooLarge, InvalidRequest
+from proxy.model import frozen
 from proxy.wire.document import PARSED_BYTES_MAX, WEIGHED_FROM_BYTES, weight
 
 #: The members that decide what is metered and admitted. Each may stand in a body once, spelled exactly so: of two,
@@ -39,7 +40,7 @@ _CHARSET = re.compile(rb"charset[\s*]*=[\s\"']*([^\s;\"']*)")
 _INCLUDE_USAGE = b'"include_usage":true'
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ask:
     """What a request's body asks for. `body` is what goes upstream, `document` what the client's says, parsed."""
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from proxy.model import frozen
 
 #: What /v1/completions makes where nobody says more (its reference).
 _COMPLETION_TOKENS = 16
 _CHOICES_MAX = 2_048  # prompts in one request, and choices of one, as OpenAI bounds them at most
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Output:
     """Output tokens of each choice at most, None where the request sets no maximum, and how many choices."""
 
