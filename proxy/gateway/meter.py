@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -11,14 +12,15 @@ from typing import Any, Protocol
 from proxy.errors import BadAnswer
 from proxy.model import NO_UNITS, NO_USAGE, Units, Usage, UsageSource, frozen
 from proxy.wire import usage as usage_shapes
-from proxy.wire.body import members
 from proxy.wire.coding import Decoder, Identity, Undecodable, decoder
-from proxy.wire.delivered import Delivered
+from proxy.wire.delivered import Delivered, Place, only_text
 from proxy.wire.document import json_object
 from proxy.wire.endpoints import CHAT_COMPLETIONS, Counts, Endpoint
+from proxy.wire.pattern import Pattern
 from proxy.wire.references import shown_by
 from proxy.wire.sse import DONE, LATE_LF, Piece, Splitter, data_of
 from proxy.wire.tiers import tier_of
+from proxy.wire.unasked import tells_usage, without_null_usage
 from proxy.wire.units import Tally, units_of
 
 #: What the meter keeps of one answer at most; a larger one passes, unread.
@@ -44,11 +46,6 @@ _FAILED_EVENTS = ("response.failed", "error")
 
 #: An error told by the event itself, not by its data: `event: error`, or a bare line `error: {…}`.
 _ERROR_LINE = re.compile(rb"(?:\A|[\r\n])(?:event: ?error *(?:[\r\n]|\Z)|error:)")
-
-#: `"usage":null` with one closing brace after it, the last of the event: so it is a member of the outermost object.
-_NULL_USAGE_LAST = re.compile(rb',[ \t]*"usage"[ \t]*:[ \t]*null(?=[^}\r\n]*\}[\r\n]*\Z)')
-#: The bytes of an event that are not its data: what begins a `data` line, and the other lines.
-_NOT_DATA = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|(?<=[\r\n]))(?:data:|(?!data:)[^\r\n]+)")
 
 
 @frozen
@@ -222,7 +219,13 @@ class PlainMeter:
 
 
 class StreamMeter:
-    """A stream of server-sent events. Of several usage objects the last counts: they are cumulative."""
+    """A stream of server-sent events. Of several usage objects the last counts: they are cumulative.
+
+    An event that is like one before it but for its text (`Pattern`) is taken for that one with this text, unparsed.
+    """
+
+    #: Whether it is enough to know of an event how it differs from one before it.
+    _takes_alike = True
 
     def __init__(
         self,
@@ -249,6 +252,11 @@ class StreamMeter:
         self._tier: Mapping[str, Any] = {}  #: the last event that may name it
         self._failed = False
         self._ids_shown = shown
+        #: The last event that others are told by, where its text goes, and what else it said.
+        self._pattern: Pattern | None = None
+        self._place: Place = 0, "", 0
+        self._likeness: dict[str, Any] = {}
+        self._is_strange = True  #: the event before was like no other
 
     def feed(self, data: bytes) -> bytes:
         if self._decode is None:
@@ -290,6 +298,8 @@ class StreamMeter:
             self._dropped = self._dropped and (raw, whole) == LATE_LF
             return b"" if self._dropped else raw
         self._dropped = False
+        if self._pattern is not None and (alike := self._pattern.read(raw)) is not None:
+            return self._pass_alike(*alike)
         if b"error" in raw and _ERROR_LINE.search(raw):
             self._failed = True
         data = data_of(raw)
@@ -298,15 +308,34 @@ class StreamMeter:
             self.last_event_seen = self.last_event_seen or data.strip() == DONE
             return raw
         self._note(event, raw)
-        return self._shown(raw, event) if self._hides_usage else raw
+        shown = self._shown(raw, event) if self._hides_usage else raw
+        if self._is_strange and self._takes_alike:
+            self._learn(raw, event, shown)
+        self._is_strange = True
+        return shown
+
+    def _learn(self, raw: bytes, event: dict[str, Any], shown: bytes) -> None:
+        """Tell other events by this one, if it adds a text and no more. That takes as long as to parse it."""
+        added = only_text(event)
+        if added is not None and not tells_usage(raw):
+            place, text = added
+            with suppress(ValueError):
+                self._pattern = Pattern(raw, text, shown)
+                self._place, self._likeness = place, event
+
+    def _pass_alike(self, text: str, shown: bytes) -> bytes:
+        self._is_strange = False
+        self._delivered.add_text(self._place, text)
+        if "service_tier" in self._likeness:
+            self._tier = self._likeness
+        return shown
 
     def _note(self, event: dict[str, Any], raw: bytes) -> None:
         self._understood = True
         if self._ids_shown is not None:
             self._ids_shown += shown_by(event)
         self._delivered.add(event)
-        # Most chunks say `"usage":null` alone, and to look for more costs as much as the rest of this.
-        if b'"usage"' in raw and b'"usage"' in raw.replace(b'"usage":null', b""):
+        if tells_usage(raw):
             self._usage = usage_shapes.read(event) or self._usage
         if not self._model:
             self._model = _text(event, "model")
@@ -326,37 +355,11 @@ class StreamMeter:
         """The event as a client sees it that did not ask for usage. Content is never dropped, nothing rewritten."""
         usage = event.get("usage", False)
         if usage is None:
-            null = _only_null_usage(raw)
-            return raw[: null.start()] + raw[null.end() :] if null else _without_null_usage(raw)
+            return without_null_usage(raw)
         if isinstance(usage, dict) and not event.get("choices", True) and not event.get("error"):
             self._dropped = True
             return b""
         return raw
-
-
-def _only_null_usage(raw: bytes) -> re.Match[bytes] | None:
-    """A top-level `"usage":null` that the outermost object ends with.
-
-    Found without scanning, because a stream that we made to report its usage has it in every chunk but the last.
-    """
-    at = raw.find(b'"usage"')
-    if raw.find(b'"usage"', at + 1) >= 0:
-        return None
-    if not raw.startswith(b"data:") or raw.find(b"\n", 0, at) >= 0 or raw.find(b"\r", 0, at) >= 0:
-        return None  # it stands in a later line, perhaps a comment
-    return _NULL_USAGE_LAST.match(raw, raw.rfind(b",", 0, at))
-
-
-def _without_null_usage(raw: bytes) -> bytes:
-    """An event, known to have it, without its top-level `"usage":null`."""
-    # The mask has the event's length, so that what is found in the data is found in the event.
-    data = _NOT_DATA.sub(lambda other: b" " * len(other[0]), raw)
-    found_at = [*members(data)]
-    at = max(at for at, member in enumerate(found_at) if member.name == "usage")
-    if at > 0:
-        return raw[: found_at[at - 1].end] + raw[found_at[at].end :]
-    end = found_at[1].start if len(found_at) > 1 else found_at[0].end
-    return raw[: found_at[0].start] + raw[end:]
 
 
 def _reading(usage: tuple[Usage, str] | None, model: str, response_id: str, tier: str, *, failed: bool) -> Reading:

@@ -43,6 +43,8 @@ class StoppableMeter(StreamMeter):
     What is held reaches the client by `resume`, or never. Only whole events are passed on, uncompressed.
     """
 
+    _takes_alike = False  # its end is written in the words of the last event
+
     def __init__(
         self,
         decode: Decoder,

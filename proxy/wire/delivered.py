@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from io import StringIO
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 
@@ -44,6 +44,14 @@ _DELTA_EVENTS = {
     "response.reasoning_summary.delta": _SUMMARY,
 }
 
+#: The same, of a chat's deltas.
+_DELTA_MEMBERS = {"content": _TEXT, "reasoning_content": _REASONING, "reasoning": _REASONING}
+#: Members of an event that repeat the output.
+_REPEATING = {"response", "output"}
+
+#: Index of the choice or of the output item, what kind of text it is, and the place therein (of the call).
+Place: TypeAlias = tuple[int, str, int]
+
 
 class Delivered:
     """Collects the generated text of one answer: of its stream's events, or of its one document.
@@ -55,8 +63,7 @@ class Delivered:
     __slots__ = ("_beyond", "_buffers", "_encrypted", "_messages", "_output", "_room")
 
     def __init__(self) -> None:
-        #: By place in the answer (index of the choice or of the output item), kind, and place therein (of the call).
-        self._buffers: dict[tuple[int, str, int], StringIO] = {}
+        self._buffers: dict[Place, StringIO] = {}
         #: By the same index: the tokens of reasoning that came encrypted.
         self._encrypted: dict[int, int] = {}
         #: Whole messages of choices: each choice's last one counts, and only where no deltas gave the same before.
@@ -92,6 +99,11 @@ class Delivered:
                     self._messages[index] = message
             elif delta is None and (text := choice.get("text")).__class__ is str and text:
                 self._write(index, _TEXT, text)
+
+    def add_text(self, place: Place, text: str) -> None:
+        """What `only_text` has found, of one event of a stream."""
+        index, kind, within = place
+        self._write(index, kind, text, within)
 
     def tokens(self, tokenizer: Tokenizer, model: str = "") -> Usage:
         """What all of it counts: reasoning by itself, and text, refusals and calls as text output.
@@ -274,6 +286,34 @@ class Delivered:
                 text = part.get("text") or part.get("refusal")
                 if isinstance(text, str):
                     self._write(index, kind, text)
+
+
+def only_text(event: Mapping[str, Any]) -> tuple[Place, str] | None:
+    """The text that a stream's event adds, and where; None where that is none, or perhaps not all that it adds."""
+    choices = event.get("choices")
+    if choices is None:
+        named, index, text = event.get("type"), event.get("output_index"), event.get("delta")
+        kind = _DELTA_EVENTS.get(named, "") if isinstance(named, str) and not event.keys() & _REPEATING else ""
+    elif isinstance(choices, list) and len(choices) == 1 and isinstance(choices[0], dict) and "type" not in event:
+        kind, text = _only_text_in(choices[0])
+        index = choices[0].get("index")
+    else:
+        return None
+    if not kind or text.__class__ is not str or not text:
+        return None
+    return (index if index.__class__ is int else 0, kind, 0), text
+
+
+def _only_text_in(choice: dict[str, Any]) -> tuple[str, Any]:
+    """What kind of text a choice adds, empty for none or several, and the text."""
+    if "message" in choice:
+        return "", None
+    delta = choice.get("delta")
+    if delta is None:
+        return _TEXT, choice.get("text")
+    members = delta.items() if delta.__class__ is dict else ()
+    said = [(name, value) for name, value in members if value and name != "role"]
+    return (_DELTA_MEMBERS.get(said[0][0], ""), said[0][1]) if len(said) == 1 else ("", None)
 
 
 def _written(value: Any) -> str:
