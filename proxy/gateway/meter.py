@@ -259,6 +259,8 @@ class StreamMeter:
         self._is_strange = True  #: the event before was like no other
 
     def feed(self, data: bytes) -> bytes:
+        if self._is_plain and self._splitter.is_between and (alike := self._alike(data)) is not None:
+            return alike  # one event by itself, as most upstreams send them
         if self._decode is None:
             return data
         plain = data
@@ -298,8 +300,8 @@ class StreamMeter:
             self._dropped = self._dropped and (raw, whole) == LATE_LF
             return b"" if self._dropped else raw
         self._dropped = False
-        if self._pattern is not None and (alike := self._pattern.read(raw)) is not None:
-            return self._pass_alike(*alike)
+        if (alike := self._alike(raw)) is not None:
+            return alike
         if b"error" in raw and _ERROR_LINE.search(raw):
             self._failed = True
         data = data_of(raw)
@@ -323,8 +325,13 @@ class StreamMeter:
                 self._pattern = Pattern(raw, text, shown)
                 self._place, self._likeness = place, event
 
-    def _pass_alike(self, text: str, shown: bytes) -> bytes:
+    def _alike(self, raw: bytes) -> bytes | None:
+        """What the client sees of an event that is like the one before; None for any other."""
+        if self._pattern is None or (alike := self._pattern.read(raw)) is None:
+            return None
+        text, shown = alike
         self._is_strange = False
+        self._dropped = False
         self._delivered.add_text(self._place, text)
         if "service_tier" in self._likeness:
             self._tier = self._likeness

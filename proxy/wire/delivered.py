@@ -101,9 +101,18 @@ class Delivered:
                 self._write(index, _TEXT, text)
 
     def add_text(self, place: Place, text: str) -> None:
-        """What `only_text` has found, of one event of a stream."""
-        index, kind, within = place
-        self._write(index, kind, text, within)
+        """As `add`, of an event that adds one text (`only_text`)."""
+        buffer = self._buffers.get(place)
+        if buffer is None:
+            if len(self._buffers) >= _BUFFERS_MAX:
+                place = _REST, place[1], 0
+            buffer = self._buffers.setdefault(place, StringIO())
+        self._room -= len(text)
+        if self._room < 0:
+            self._room += len(text)
+            self._beyond += len(text)
+        else:
+            buffer.write(text)
 
     def tokens(self, tokenizer: Tokenizer, model: str = "") -> Usage:
         """What all of it counts: reasoning by itself, and text, refusals and calls as text output.
@@ -154,18 +163,7 @@ class Delivered:
         self._output = []
 
     def _write(self, index: int, kind: str, text: str, place: int = 0) -> None:
-        key = index, kind, place
-        buffer = self._buffers.get(key)
-        if buffer is None:
-            if len(self._buffers) >= _BUFFERS_MAX:
-                key = _REST, kind, 0
-            buffer = self._buffers.setdefault(key, StringIO())
-        self._room -= len(text)
-        if self._room < 0:
-            self._room += len(text)
-            self._beyond += len(text)
-        else:
-            buffer.write(text)
+        self.add_text((index, kind, place), text)
 
     def _delta(self, index: int, delta: dict[str, Any]) -> None:
         content = delta.get("content")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.wire.delivered import Delivered
+from proxy.wire.delivered import Delivered, Place
 from proxy.wire.tokens import Tokenizer, bytes_of
 
 #: More than what is counted around a text or a call (`Delivered.tokens`).
@@ -21,7 +21,7 @@ class Gauge(Delivered):
     def __init__(self) -> None:
         super().__init__()
         self.weight = 0  #: bytes of all that has come, what came encrypted by its tokens
-        self._new: dict[tuple[int, str, int], list[str]] = {}
+        self._new: dict[Place, list[str]] = {}
         self._counted = 0
         self._hidden = 0
 
@@ -38,7 +38,7 @@ class Gauge(Delivered):
         self._new.clear()
         return self._counted + self._hidden + _AROUND_MAX * len(self._buffers)
 
-    def _write(self, index: int, kind: str, text: str, place: int = 0) -> None:
-        super()._write(index, kind, text, place)
+    def add_text(self, place: Place, text: str) -> None:
+        super().add_text(place, text)
         self.weight += bytes_of(text)
-        self._new.setdefault((index, kind, place), []).append(text)
+        self._new.setdefault(place, []).append(text)

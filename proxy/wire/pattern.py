@@ -35,8 +35,8 @@ class Pattern:
         # What follows each place that changes, and the byte that ends what stands there.
         self._rest = [(part, part[:1]) for part in rest]
         shown_parts, shown_values, _ = _parted(shown)
-        # With room for the values: every second one.
-        self._shown = [piece for part in shown_parts for piece in (part, b"")][:-1]
+        # With room for the values, every second one; None: all of an event is shown.
+        self._shown = None if shown == event else [piece for part in shown_parts for piece in (part, b"")][:-1]
         self._text_at = values.index(text.encode())
         if values.count(text.encode()) > 1 or shown_values != values or len(event) > _EVENT_BYTES_MAX:
             raise ValueError("no pattern for others")
@@ -53,11 +53,8 @@ class Pattern:
                 return None
             values.append(event[at:end])
             at = end + len(part)
-        if at != len(event):
+        if at != len(event) or (self._numbers and not all(_NUMBER.fullmatch(values[at]) for at in self._numbers)):
             return None
-        for number_at in self._numbers:
-            if not _NUMBER.fullmatch(values[number_at]):
-                return None
         try:
             text = values[self._text_at].decode()
             changed = text if len(values) == 1 else b" ".join(values).decode()
@@ -65,6 +62,8 @@ class Pattern:
             return None
         if "\\" in changed or not changed.isprintable():
             return None
+        if self._shown is None:
+            return text, event
         shown = self._shown.copy()
         shown[1::2] = values
         return text, b"".join(shown)
