@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
-
 from starlette.types import Message
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from proxy.errors import Headers
 from proxy.gateway.client import BODY_FOLLOWS, TOO_LATE, Departed
 
-#: What stands in no head, beside its lines' ends. (Names are as parsers let them pass, or our own.)
-_NO_HEAD = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)")
+#: What may stand in a head, its lines' ends among it. (Names are as parsers let them pass, or our own.)
+_OF_HEADS = bytes([*b"\t\n\r", *range(0x20, 0x7F), *range(0x80, 0x100)])
 #: A body up to this size is joined with the head into one write.
 _JOINED_BYTES_MAX = 64 * 1024
 
@@ -98,7 +96,7 @@ class Cycle(RequestResponseCycle):
         lines.append(b"\r\n")
         self.chunked_encoding = is_chunked
         head = b"".join(lines)
-        if head.count(b"\n") != len(lines) or _NO_HEAD.search(head):
+        if not head.count(b"\r") == head.count(b"\n") == len(lines) or head.translate(None, _OF_HEADS):
             raise RuntimeError("Invalid HTTP header.")
         return head
 
