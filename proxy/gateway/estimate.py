@@ -8,7 +8,7 @@ from dataclasses import replace
 import orjson
 
 from proxy.gateway.call import Call
-from proxy.gateway.meter import Reading
+from proxy.gateway.reading import Reading
 from proxy.model import UsageSource
 from proxy.wire.delivered import Delivered
 from proxy.wire.prompt import input_tokens

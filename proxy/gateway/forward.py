@@ -23,8 +23,9 @@ from proxy.gateway.call import Call
 from proxy.gateway.client import Watch
 from proxy.gateway.estimate import estimate
 from proxy.gateway.mask import Mask
-from proxy.gateway.meter import Blind, Meter, Reading, meter_for
+from proxy.gateway.meter import Blind, Meter, meter_for
 from proxy.gateway.ownership import Keeping
+from proxy.gateway.reading import Reading
 from proxy.gateway.respond import Responder, ignore_gone
 from proxy.gateway.settle import Settler, until_done
 from proxy.gateway.stop import Stop
@@ -40,9 +41,7 @@ log = logging.getLogger(__name__)
 
 #: Of an error answer, what is searched for the reason.
 _ERROR_BYTES_MAX = 64 * 1024
-
 _PROGRESS_S = 0.25
-
 _UNTRUE_WHEN_REWRITTEN = frozenset({b"content-length", b"content-encoding"})
 
 

@@ -10,12 +10,13 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from proxy.errors import BadAnswer
-from proxy.model import NO_UNITS, NO_USAGE, Units, Usage, UsageSource, frozen
+from proxy.gateway.reading import NOTHING_READ, Reading, has_failed, reading_of, text_of, with_units
+from proxy.model import Usage
 from proxy.wire import usage as usage_shapes
 from proxy.wire.coding import Decoder, Identity, Undecodable, decoder
 from proxy.wire.delivered import Delivered, Place, only_text
 from proxy.wire.document import json_object
-from proxy.wire.endpoints import CHAT_COMPLETIONS, Counts, Endpoint
+from proxy.wire.endpoints import CHAT_COMPLETIONS, Endpoint
 from proxy.wire.pattern import Pattern
 from proxy.wire.references import shown_by
 from proxy.wire.sse import DONE, LATE_LF, Piece, Splitter, data_of
@@ -27,7 +28,6 @@ from proxy.wire.units import Tally, units_of
 BODY_BYTES_MAX = 64 * 1024 * 1024
 #: What it keeps of one event, and what the coded bytes that come at once may unfold to.
 EVENT_BYTES_MAX = 16 * 1024 * 1024
-_NAME_CHARS_MAX = 256
 
 #: How an event stream begins that is not labelled as one (no JSON does), and where in the answer that must have shown.
 _STREAM_BEGINS = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:data|event|id|retry)?:")
@@ -42,29 +42,10 @@ _BINARY = (b"audio/", b"image/", b"video/", b"application/octet-stream")
 
 #: The events that end a stream of the Responses API, which has no [DONE].
 _LAST_EVENTS = ("response.completed", "response.incomplete", "response.failed")
-_FAILED_EVENTS = ("response.failed", "error")
 
 #: An error told by the event itself, not by its data: `event: error`, or a bare line `error: {…}`.
 _ERROR_LINE = re.compile(rb"(?:\A|[\r\n])(?:event: ?error *(?:[\r\n]|\Z)|error:)")
 
-
-@frozen
-class Reading:
-    """What an answer said. `failed`: it carried an error, whatever its status."""
-
-    usage: Usage = NO_USAGE
-    usage_source: UsageSource = UsageSource.NONE
-    model: str = ""
-    failed: bool = False
-    usage_path: str = ""  #: where in the answer the usage stood
-    units: Units = NO_UNITS
-    understood: bool = False  #: at least a part of it was read
-    response_id: str = ""  #: the upstream's own
-    service_tier: str = ""  #: at which it was served, where the upstream has several
-    deferred: bool = False  #: the response is generated in the background; its usage becomes known later
-
-
-_NOTHING_READ = Reading()
 
 _Shown = list[str] | None
 
@@ -128,7 +109,7 @@ class Blind:
         return b""
 
     def reading(self) -> Reading:
-        return Reading()
+        return NOTHING_READ
 
     def delivered(self) -> Delivered:
         return Delivered()
@@ -198,16 +179,16 @@ class PlainMeter:
         if self._stream is not None:
             return self._stream.reading()
         answer = self._answer = json_object(b"".join(self._copy))
-        reading = _NOTHING_READ
+        reading = NOTHING_READ
         if answer is not None:
             if self._ids_shown is not None:
                 self._ids_shown += shown_by(answer)
             usage = usage_shapes.read(answer)
-            names = _text(answer, "model"), _text(answer, "id"), tier_of(answer)
-            reading = _reading(usage, *names, failed=_has_failed(answer))
+            names = text_of(answer, "model"), text_of(answer, "id"), tier_of(answer)
+            reading = reading_of(usage, *names, failed=has_failed(answer))
             if usage is None and answer.get("background") is True and answer.get("status") in _UNENDED:
                 reading = replace(reading, deferred=_ID.fullmatch(reading.response_id) is not None)
-        return _with_units(reading, units_of(self._endpoint, self._request, answer), self._endpoint)
+        return with_units(reading, units_of(self._endpoint, self._request, answer), self._endpoint)
 
     def delivered(self) -> Delivered:
         if self._stream is not None:
@@ -283,8 +264,8 @@ class StreamMeter:
         if not self._understood:
             return Reading(failed=self._failed)
         tier = tier_of(self._tier) if self._tier else ""
-        reading = _reading(self._usage, self._model, self._response_id, tier, failed=self._failed)
-        return _with_units(reading, self._tally.units, self._endpoint)
+        reading = reading_of(self._usage, self._model, self._response_id, tier, failed=self._failed)
+        return with_units(reading, self._tally.units, self._endpoint)
 
     def delivered(self) -> Delivered:
         return self._delivered
@@ -345,13 +326,13 @@ class StreamMeter:
         if tells_usage(raw):
             self._usage = usage_shapes.read(event) or self._usage
         if not self._model:
-            self._model = _text(event, "model")
+            self._model = text_of(event, "model")
         if not self._response_id:
-            self._response_id = _text(event, "id")
+            self._response_id = text_of(event, "id")
         if "service_tier" in event:
             self._tier = event
         if "error" in event or "type" in event:
-            self._failed = self._failed or _has_failed(event)
+            self._failed = self._failed or has_failed(event)
         if "type" in event:
             self._tally.note(event)
             if event["type"] in _LAST_EVENTS or self._tally.ended:
@@ -367,36 +348,3 @@ class StreamMeter:
             self._dropped = True
             return b""
         return raw
-
-
-def _reading(usage: tuple[Usage, str] | None, model: str, response_id: str, tier: str, *, failed: bool) -> Reading:
-    known, path = usage or (NO_USAGE, "")
-    source = UsageSource.NONE if usage is None else UsageSource.REPORTED
-    return Reading(known, source, model, failed, path, NO_UNITS, True, response_id, tier)
-
-
-def _with_units(reading: Reading, units: Units, endpoint: Endpoint) -> Reading:
-    """The reading with what is charged by other units, which are exact: so they too count as reported."""
-    if endpoint.counts is Counts.CHARACTERS and reading.usage.text_output:  # what was spoken is no text
-        spoken = reading.usage.text_output + reading.usage.audio_output
-        reading = replace(reading, usage=replace(reading.usage, text_output=0, audio_output=spoken))
-    if units is NO_UNITS or reading.failed or units == NO_UNITS:
-        return reading
-    if reading.usage_source is UsageSource.NONE:
-        reading = replace(reading, usage_source=UsageSource.REPORTED, usage_path=str(endpoint.counts))
-    return replace(reading, units=units)
-
-
-def _text(answer: dict[str, Any], name: str) -> str:
-    """A member of an answer, or of the response that an event of the Responses API holds."""
-    inner = answer.get("response")
-    value = answer.get(name) or (inner.get(name) if isinstance(inner, dict) else None)
-    if not isinstance(value, str):
-        return ""
-    value = value[:_NAME_CHARS_MAX]
-    # Without lone surrogates, which neither a ledger nor a receiver takes.
-    return value if value.isascii() else value.encode(errors="replace").decode()
-
-
-def _has_failed(answer: dict[str, Any]) -> bool:
-    return bool(answer.get("error")) or answer.get("type") in _FAILED_EVENTS

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TextIO
 
 from proxy.errors import ProxyError
 from proxy.gateway.call import Call
-from proxy.gateway.meter import Reading
+from proxy.gateway.reading import Reading
 from proxy.model import Outcome, Settlement, Usage, UsageSource
 from proxy.store.unrecorded import Unrecorded, Way, line_of
 from proxy.upstream.route import Upstream

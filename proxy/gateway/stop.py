@@ -17,8 +17,9 @@ from typing import Any
 from proxy.errors import LedgerUnavailable
 from proxy.gateway.admit import Hold
 from proxy.gateway.call import Call
-from proxy.gateway.meter import Meter, Reading, StreamMeter, is_stream, meter_for
+from proxy.gateway.meter import Meter, StreamMeter, is_stream, meter_for
 from proxy.gateway.quotas import Quotas
+from proxy.gateway.reading import Reading
 from proxy.gateway.reservation import Reservation
 from proxy.model import NO_USAGE, Limit, Usage, UsageSource
 from proxy.wire.closing import Closing, closing_for

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.gateway.meter import Reading, meter_for
+from proxy.gateway.meter import meter_for
+from proxy.gateway.reading import Reading
 from proxy.model import NO_USAGE, Usage, UsageSource
 
 SSE = b"text/event-stream; charset=utf-8"

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.gateway import meter as meter_module
-from proxy.gateway.meter import Reading, StreamMeter
+from proxy.gateway.meter import StreamMeter
+from proxy.gateway.reading import Reading
 from proxy.model import Usage
 from proxy.wire.coding import Identity
 from proxy.wire.endpoints import CHAT_COMPLETIONS, ENDPOINTS, Endpoint

@@ -11,7 +11,8 @@ import pytest
 
 from proxy.errors import BadAnswer
 from proxy.gateway import meter as meters
-from proxy.gateway.meter import Blind, PlainMeter, Reading, StreamMeter, meter_for
+from proxy.gateway.meter import Blind, PlainMeter, StreamMeter, meter_for
+from proxy.gateway.reading import Reading
 from proxy.model import UsageSource
 from proxy.wire import document
 from proxy.wire.coding import Inflate

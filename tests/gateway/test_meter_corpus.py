@@ -12,7 +12,8 @@ from typing import Any
 import orjson
 import pytest
 
-from proxy.gateway.meter import Reading, meter_for
+from proxy.gateway.meter import meter_for
+from proxy.gateway.reading import Reading
 from proxy.model import UsageSource
 from tests import corpus
 from tests.corpus import Exchange

@@ -7,7 +7,7 @@ import sqlite3
 import orjson
 
 from proxy.gateway.call import Arrival, Call
-from proxy.gateway.meter import Reading
+from proxy.gateway.reading import Reading
 from proxy.gateway.settle import Settler, known_of
 from proxy.model import Caller, Outcome, Settlement, Usage, UsageSource
 from proxy.upstream.connect import Origin
