@@ -233,7 +233,7 @@ class StreamMeter:
         self._tier: Mapping[str, Any] = {}  #: the last event that may name it
         self._failed = False
         self._ids_shown = shown
-        #: The last event that others are told by, where its text goes, and what else it said.
+        #: The last event that others are told by, where its text goes, and itself if it names its tier.
         self._pattern: Pattern | None = None
         self._place: Place = 0, "", 0
         self._likeness: dict[str, Any] = {}
@@ -304,7 +304,8 @@ class StreamMeter:
             place, text = added
             with suppress(ValueError):
                 self._pattern = Pattern(raw, text, shown)
-                self._place, self._likeness = place, event
+                self._place = place
+                self._likeness = event if "service_tier" in event else {}
 
     def _alike(self, raw: bytes) -> bytes | None:
         """What the client sees of an event that is like the one before; None for any other."""
@@ -314,7 +315,7 @@ class StreamMeter:
         self._is_strange = False
         self._dropped = False
         self._delivered.add_text(self._place, text)
-        if "service_tier" in self._likeness:
+        if self._likeness:
             self._tier = self._likeness
         return shown
 

@@ -53,8 +53,11 @@ class Pattern:
                 return None
             values.append(event[at:end])
             at = end + len(part)
-        if at != len(event) or (self._numbers and not all(_NUMBER.fullmatch(values[at]) for at in self._numbers)):
+        if at != len(event):
             return None
+        for number_at in self._numbers:
+            if not _NUMBER.fullmatch(values[number_at]):
+                return None
         try:
             text = values[self._text_at].decode()
             changed = text if len(values) == 1 else b" ".join(values).decode()
