@@ -240,8 +240,6 @@ class StreamMeter:
         self._is_strange = True  #: the event before was like no other
 
     def feed(self, data: bytes) -> bytes:
-        if self._is_plain and self._splitter.is_between and (alike := self._alike(data)) is not None:
-            return alike  # one event by itself, as most upstreams send them
         if self._decode is None:
             return data
         plain = data
@@ -313,7 +311,6 @@ class StreamMeter:
             return None
         text, shown = alike
         self._is_strange = False
-        self._dropped = False
         self._delivered.add_text(self._place, text)
         if self._likeness:
             self._tier = self._likeness

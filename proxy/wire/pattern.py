@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import re
 
+_DIGITS = rb"[1-9][0-9]{0,14}"
 #: Members whose values change from event to event: texts, and what has no meaning here (numbers and instants, and the
 #: padding that hides how long a text is, OpenAI's and Mistral's).
 _CHANGING = re.compile(
     rb'"(?:content|delta|text|reasoning_content|reasoning|obfuscation|p)": ?"([^"\\]+)"'
-    rb'|"(?:sequence_number|created|created_at|timestamp)": ?([1-9][0-9]{0,14})(?=[,}])'
+    rb'|"(?:sequence_number|created|created_at|timestamp)": ?(%b)(?=[,}])' % _DIGITS
 )
-_NUMBER = re.compile(rb"[1-9][0-9]{0,14}")
+_NUMBER = re.compile(_DIGITS)
 #: A longer event is parsed.
 _EVENT_BYTES_MAX = 16 * 1024
 

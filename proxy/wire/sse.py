@@ -36,14 +36,10 @@ class Splitter:
         self._oversize = False
         self._owes_lf = False
 
-    @property
-    def is_between(self) -> bool:
-        """The next byte begins an event."""
-        return not (self._held or self._owes_lf)
-
     def feed(self, data: bytes) -> list[Piece]:
         """The pieces that `data` completes."""
-        if self.is_between and b"\r" not in data and 1 < data.find(b"\n\n") + 2 == len(data) <= self._event_bytes_max:
+        held = self._held or self._owes_lf
+        if not held and b"\r" not in data and 1 < data.find(b"\n\n") + 2 == len(data) <= self._event_bytes_max:
             return [(data, True)]  # one event by itself, as most upstreams send them
         pieces: list[Piece] = []
         if not data:
