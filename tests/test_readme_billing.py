@@ -1,4 +1,4 @@
-"""README's way from a catalog to an invoice, pasted block by block: without an account, and with either engine."""
+"""The documented way from a catalog to an invoice, pasted block by block: without an account, and with an engine."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import pytest
 
 from tests.billing.engine import Engine
 from tests.billing.selling import Selling
+from tests.documents import ROOT, section
 from tests.process import needs_curl, process
 from tests.running import WAIT_S, wait_until
 
-ROOT = Path(__file__).parent.parent
-WAY = (ROOT / "README.md").read_text().partition("\n**The whole way.**")[2].partition("\n**")[0]
+WAY = section("docs/billing.md", "The whole way")
 STEPS = re.findall(r"^\d\. (.*?)^   ```sh\n(.*?)^   ```$", WAY, re.MULTILINE | re.DOTALL)
 OWED = {"acme": (224, "2.24"), "globex": (133, "1.33"), "initech": (51, "0.51")}
 

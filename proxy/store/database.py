@@ -21,7 +21,7 @@ _WAL_RETRY_S = 0.01
 _SCHEME = "sqlite:///"
 
 #: What to do about a file that is damaged.
-RESTORE = "if it is your ledger, stop every server on it and restore a backup (README, Backup and restore)"
+RESTORE = "if it is your ledger, stop every server on it and restore a backup (docs/operating.md, Backup and restore)"
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _PRIMARY_CODE = 0xFF
 

@@ -19,11 +19,11 @@ from typer.testing import CliRunner
 from proxy.billing.catalog_file import parse
 from proxy.cli import app
 from proxy.errors import CatalogError
+from tests.documents import ROOT, section
 from tests.process import needs_curl, process
 from tests.running import WAIT_S, Running, tollgate
 
-README = (Path(__file__).parent.parent.parent / "README.md").read_text()
-SECTION = README.partition("\n## Billing\n")[2].partition("\n## ")[0]
+SECTION = section("docs/billing.md", "Billing")
 INSTANT = re.compile(r"\d{4}-\d{2}-\d{2}T[\d:.]+Z")
 
 
@@ -33,7 +33,7 @@ def shown(text: str) -> list[str]:
 
 
 @needs_curl
-def test_the_three_commands_of_readme_print_what_it_says(tmp_path: Path) -> None:
+def test_the_three_commands_of_the_documentation_print_what_it_says(tmp_path: Path) -> None:
     (block,) = re.findall(r"^```sh\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
     table = re.findall(r"^```text\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)[0]
     (tmp_path / ".venv").mkdir()
@@ -125,8 +125,8 @@ def test_the_free_tier_ends_where_it_says(tmp_path: Path) -> None:
     assert bill["total"] == "0.00"
 
 
-def test_the_fault_that_readme_shows_is_told_so() -> None:
-    text = (Path(__file__).parent.parent.parent / "config" / "billing.toml").read_text()
+def test_the_fault_that_is_shown_there_is_told_so() -> None:
+    text = (ROOT / "config" / "billing.toml").read_text()
     with pytest.raises(CatalogError) as refused:
         parse(text.replace('amount = "0.000002" } # 2 dollars', 'amount = "2" } # 2 dollars'), "billing.toml")
     (fault,) = refused.value.faults

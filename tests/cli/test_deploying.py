@@ -6,17 +6,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.billing.engine import problem
 from tests.billing.selling import Selling
 from tests.cli.conftest import Command, clean_environment
+from tests.documents import ROOT, section
 from tests.running import WAIT_S
-
-ROOT = Path(__file__).parent.parent.parent
-README = (ROOT / "README.md").read_text()
 
 
 @pytest.fixture
@@ -50,11 +47,12 @@ def test_a_plan_shows_and_apply_does(tollgate: Command, selling: Selling) -> Non
     assert tollgate.done("billing", "apply").startswith("Nothing was to be done: http://")
 
 
-def test_a_change_of_a_price_is_told_as_readme_says(tollgate: Command, selling: Selling) -> None:
+def test_a_change_of_a_price_is_told_as_documented(tollgate: Command, selling: Selling) -> None:
     tollgate.done("billing", "apply")
     dearer(tollgate)
-    section = README.partition("\n**At an engine.**")[2]
-    shown = re.findall(r"^```console\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)[0]
+    shown = re.findall(
+        r"^```console\n(.*?)^```$", section("docs/billing.md", "At an engine"), re.MULTILINE | re.DOTALL
+    )[0]
     said = ""
     for line in re.findall(r"^\$ tollgate (.*)$", shown, re.MULTILINE):
         said += f"$ tollgate {line}\n{tollgate.done(*line.split())}"

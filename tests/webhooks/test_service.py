@@ -22,13 +22,13 @@ from proxy.store.ledger import record
 from proxy.store.tenants import create_key
 from tests.crash.world import free_port
 from tests.delivery.receiver import Answer, Receiver
+from tests.documents import PAGES, ROOT
 from tests.process import command
 from tests.running import Running, tollgate, wait_until
 from tests.scripted import ScriptedUpstream
 from tests.store.samples import settlements
 from tests.webhooks.hooks import CHAT, SECRET, SMALL, hooks, limit, telling, told, until_told, uses, variables
 
-ROOT = Path(__file__).parents[2]
 HARD = [("limit.threshold_crossed", 80), ("limit.threshold_crossed", 100), ("limit.exhausted", None)]
 SOFT = HARD[:2]
 
@@ -234,9 +234,8 @@ def test_killed_between_the_settlement_and_the_webhook_it_is_told_by_the_next_st
     assert len(receiver.received) == sent + 3, "what may not have arrived goes again, with the same id"
 
 
-def test_the_receiver_in_readme_takes_what_is_signed_and_refuses_the_rest(tmp_path: Path) -> None:
-    _, _, section = (ROOT / "README.md").read_text().partition("\n## Webhooks\n")
-    code = re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)[0]
+def test_the_documented_receiver_takes_what_is_signed_and_refuses_the_rest(tmp_path: Path) -> None:
+    code = re.findall(r"^```python\n(.*?)^```$", PAGES["docs/webhooks.md"], re.MULTILINE | re.DOTALL)[0]
     assert "9000" in code
     port = free_port()
     settings = {"TOLLGATE_WEBHOOKS__URL": f"http://127.0.0.1:{port}/hooks", "TOLLGATE_WEBHOOKS__SECRET": SECRET}
