@@ -206,7 +206,7 @@ class SinkSettings(Section):
     retry_max_s: float = Field(60, gt=0)
     """Seconds between two tries at most; the wait doubles from half a second."""
     pause_s: float = Field(60, gt=0)
-    """Seconds until the next try after the receiver refused the token or the URL (401, 403, 404)."""
+    """Seconds until the next try after the receiver refused the token or the URL (401, 403, 404, 405, a redirect)."""
 
     @property
     def is_set(self) -> bool:
@@ -292,7 +292,7 @@ class WebhookSettings(Section):
     retry_max_s: float = Field(60, gt=0)
     """Seconds between two tries at most; the wait doubles from half a second."""
     pause_s: float = Field(60, gt=0)
-    """Seconds until the next try after the receiver refused the signature or the URL (401, 403, 404, 410)."""
+    """Seconds until the next try after the receiver refused signature or URL (401, 403, 404, 405, 410, a redirect)."""
 
     #: Standard Webhooks sends one at a time.
     batch_max: ClassVar[int] = 1
