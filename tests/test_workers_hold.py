@@ -203,6 +203,84 @@ async def test_workers_are_killed_one_after_the_other_and_nothing_is_lost_or_dou
     assert server.holds() == []
 
 
+@pytest.mark.parametrize("lock", ["board", "turn"])
+async def test_a_worker_that_stands_still_with_a_lock_is_killed_and_the_others_go_on(
+    world: tuple[Server, Upstream, Receiver], lock: str
+) -> None:
+    server, upstream, receiver = world
+    database = Database(f"sqlite:///{server.directory}/var/tollgate.db")
+    limit(database, "requests/minute=1000000")  # without a limit nobody needs the board
+    clients = Clients()
+    with server.life() as running:
+        await asyncio.to_thread(wait_until, lambda: len(server.holds()) == WORKERS)
+        asking = [asyncio.create_task(clients.run(server.port, server.key, seed)) for seed in range(30)]
+        stopped, other = workers_of(running.pid)
+        (file,) = server.directory.glob(f"var/tollgate.db-{lock}*")
+        await asyncio.to_thread(stop_with, stopped, file)
+        killed = f"(process {stopped}) was ended by SIGKILL, and another takes its place"
+        await asyncio.to_thread(wait_until, lambda: killed in log_of(server.directory), seconds=2 * WAIT_S)
+        await asyncio.to_thread(wait_until, lambda: len(server.holds()) == WORKERS)
+        before = len(clients.whole)
+        await asyncio.to_thread(wait_until, lambda: len(clients.whole) > before + 100)
+        clients.ended.set()
+        await asyncio.wait(asking, timeout=2 * WAIT_S)
+        await asyncio.to_thread(wait_until, lambda: waiting(server) == 0)
+        assert other in workers_of(running.pid), "it was only waiting"
+        running.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(running.wait, WAIT_S) == 0
+    assert f"(process {stopped}) has done nothing for 10 s, and is killed" in log_of(server.directory)
+    found = account(clients, upstream, receiver, kills=1)
+    print(found)
+    assert found.is_balanced, str(found)
+
+
+def stop_with(pid: int, file: Path) -> None:
+    """Stop a process in a moment in which it has the kernel's lock of a file."""
+    held = f"FLOCK  ADVISORY  WRITE {pid} "
+    inode = f":{file.stat().st_ino} "
+
+    def is_caught() -> bool:
+        os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: state_of(pid) == "T")
+        if any(held in line and inode in line for line in Path("/proc/locks").read_text().splitlines()):
+            return True
+        os.kill(pid, signal.SIGCONT)
+        return False
+
+    wait_until(is_caught)
+
+
+async def test_a_worker_that_stood_still_for_a_moment_goes_on(world: tuple[Server, Upstream, Receiver]) -> None:
+    server, _, _ = world
+    with server.life() as running:
+        await asyncio.to_thread(wait_until, lambda: len(server.holds()) == WORKERS)
+        pids = workers_of(running.pid)
+        os.kill(pids[0], signal.SIGSTOP)
+        await asyncio.sleep(5)
+        os.kill(pids[0], signal.SIGCONT)
+        for pid in (running.pid, *pids):  # as when the machine is suspended: all of them, and for as long as it may be
+            os.kill(pid, signal.SIGSTOP)
+        await asyncio.sleep(12)
+        for pid in (running.pid, *pids):
+            os.kill(pid, signal.SIGCONT)
+        await asyncio.sleep(3)
+        assert workers_of(running.pid) == pids
+        assert is_whole(KINDS["chat"], await ask(server.port, server.key, KINDS["chat"], 0))
+        running.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(running.wait, WAIT_S) == 0
+
+
+async def test_a_worker_that_stands_still_at_the_end_keeps_nobody(world: tuple[Server, Upstream, Receiver]) -> None:
+    server, _, _ = world
+    with server.life() as running:
+        await asyncio.to_thread(wait_until, lambda: len(server.holds()) == WORKERS)
+        stopped = workers_of(running.pid)[0]
+        os.kill(stopped, signal.SIGSTOP)
+        running.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(running.wait, 2 * WAIT_S) == 0
+    assert f"(process {stopped}) was ended by SIGKILL while it stopped" in log_of(server.directory)
+
+
 async def test_the_counts_of_all_are_the_ledger_s_and_the_receiver_s_whoever_is_asked(
     world: tuple[Server, Upstream, Receiver],
 ) -> None:
@@ -278,5 +356,10 @@ async def test_workers_whose_supervisor_is_killed_finish_and_leave(world: tuple[
 
 def is_alive(pid: int) -> bool:
     with suppress(FileNotFoundError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return state_of(pid) != "Z"
     return False
+
+
+def state_of(pid: int) -> str:
+    """As the kernel calls it: R, S, T (stopped), Z (a zombie)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

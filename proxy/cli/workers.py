@@ -5,6 +5,10 @@ own as well: who waits in the queue of a worker that died is served by its succe
 
 Between it and each worker is a pair of sockets. `READY` comes up it; `STOP` goes down, and means the same as its end:
 a worker whose supervisor was killed finishes what it has and leaves.
+
+A worker that lives and does nothing (it was stopped, or its loop is stuck) would keep for ever what it holds: the
+clients in its queue, the turn to write, the lock of the board. When it has been silent for long it is killed, and
+replaced.
 """
 
 from __future__ import annotations
@@ -16,8 +20,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -37,6 +41,14 @@ _WAIT_S = 0.1
 _WAIT_S_MAX = 5.0
 #: How long to wait at most before it is looked again whether a worker is to be started.
 _TURN_S = 0.1
+#: How often one tries to lock the board.
+_LOCK_S = 0.005
+#: How often it is looked whether a worker's loop turns, and how many times in vain before it is killed. What counts is
+#: what the supervisor sees: where all stood still together, as with a machine that was suspended, nobody was silent.
+_LOOK_S = 1.0
+_LOOKS_MAX = 10
+#: How long whoever waited for one that was killed has to move again, before it is killed as well.
+_LOOKS_AFTER = 3
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
 
 
@@ -60,6 +72,8 @@ class _Worker:
         self.control: socket.socket | None = None
         self.is_ready = False
         self.is_quiet = False  #: nothing more is to be heard from it
+        self.beats = 0
+        self.silent_looks = 0  #: so many looks in a row have found no beat
         self.began_s = 0.0
         self.due_s = 0.0
         self.wait_s = 0.0
@@ -87,6 +101,7 @@ class _Supervisor:
         self._is_stopping = False
         self._had_terminal = has_terminal()
         self._has_spoken = False
+        self._looks_at_s = 0.0
 
     def run(self) -> Post:
         reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -134,8 +149,8 @@ class _Supervisor:
         except OSError as error:
             log.error("a worker cannot be started: %s", error.strerror)
             worker.due_s = time.monotonic() + _WAIT_S_MAX
-            with self._board:
-                self._board.clear(place)
+            with self._locked() as board:
+                board.clear(place)
             ours.close()
             theirs.close()
             pid = -1
@@ -154,6 +169,7 @@ class _Supervisor:
             self._board.name(place, pid)
             worker.pid, worker.place, worker.control = pid, place, ours
             worker.is_ready = worker.is_quiet = False
+            worker.beats = worker.silent_looks = 0
             worker.began_s = time.monotonic()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         return None
@@ -195,8 +211,8 @@ class _Supervisor:
             for worker in self._workers:
                 if worker.control is not None and not worker.is_quiet:
                     selector.register(worker.control, selectors.EVENT_READ, worker)
-            rests = not self._is_stopping and all(worker.pid for worker in self._workers)
-            for key, _ in selector.select(None if rests or self._is_stopping else _TURN_S):
+            rests = self._is_stopping or all(worker.pid for worker in self._workers)
+            for key, _ in selector.select(_LOOK_S if rests else _TURN_S):
                 if isinstance(key.data, _Worker):
                     self._hear(key.data)
         numbers = b""
@@ -204,6 +220,7 @@ class _Supervisor:
             numbers = os.read(self._reader, 4096)
         for number in numbers:
             self._heed(number)
+        self._look()
         self._reap()
 
     def _hear(self, worker: _Worker) -> None:
@@ -237,6 +254,40 @@ class _Supervisor:
 
     # Ends
 
+    def _look(self) -> None:
+        """Kill who has been silent for long. Of several, the one that the others may be waiting for goes first."""
+        now_s = time.monotonic()
+        if now_s < self._looks_at_s:
+            return
+        self._looks_at_s = now_s + _LOOK_S
+        silent = []
+        for worker in self._workers:
+            beats = self._board.beats(worker.place) if worker.pid else 0
+            is_silent = beats == worker.beats != 0
+            worker.silent_looks = worker.silent_looks + 1 if is_silent else 0
+            worker.beats = beats
+            if worker.silent_looks >= _LOOKS_MAX:
+                silent.append(worker)
+        if silent:
+            worst = next((worker for worker in silent if worker.pid == self._board.holder), silent[0])
+            log.error(
+                "worker %d (process %d) has done nothing for %d s, and is killed",
+                *(worst.number + 1, worst.pid, worst.silent_looks * _LOOK_S),
+            )
+            _kill(worst, signal.SIGKILL)
+            for worker in silent:
+                worker.silent_looks = _LOOKS_MAX - _LOOKS_AFTER
+
+    @contextmanager
+    def _locked(self) -> Iterator[Board]:
+        while not self._board.try_lock():
+            self._look()  # who holds it may never give it back
+            time.sleep(_LOCK_S)
+        try:
+            yield self._board
+        finally:
+            self._board.unlock()
+
     def _reap(self) -> None:
         for worker in self._workers:
             if worker.pid:
@@ -249,9 +300,9 @@ class _Supervisor:
         assert worker.control is not None
         worker.control.close()
         worker.pid, worker.control = 0, None
-        with self._board:
-            self._board.bury(worker.place)
-            fold(self._board, worker.place)
+        with self._locked() as board:
+            board.bury(worker.place)
+            fold(board, worker.place)
         if self._is_stopping:
             if code and not self._signal:
                 log.warning("worker %d (process %d) %s while it stopped", worker.number + 1, pid, _words(code))

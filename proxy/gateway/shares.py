@@ -192,13 +192,17 @@ class Shares:
                 log.debug("the board cannot be read: %s", error)
 
     async def run(self, now_ms: Callable[[], int]) -> None:
-        """Tick until cancelled."""
-        while True:
-            try:
-                self.tick(now_ms())
-            except Exception:  # the edge of the task
-                log.exception("the shares of other workers could not be looked at")
-            await asyncio.sleep(TICK_S)
+        """Tick until cancelled, and let the supervisor see that."""
+        try:
+            while True:
+                try:
+                    self.tick(now_ms())
+                except Exception:  # the edge of the task
+                    log.exception("the shares of other workers could not be looked at")
+                self._board.beat(self._place)
+                await asyncio.sleep(TICK_S)
+        finally:
+            self._board.rest(self._place)
 
     # Dead workers, whose shares stay until what they had in flight is settled, and all have seen that
 

@@ -5,9 +5,10 @@ the row and writes into its own column: so no two workers give away the same roo
 which takes it back from a process that dies, and the columns are the kernel's as well: that of a dead worker stays
 until what it had in flight is settled.
 
-Beside the rows each worker has a place for how far it has read the ledger (`seen`), and a page for what it tells the
-others about itself. Rows move to another area of the file when they are too many, or too many of them are empty; until
-that is done the old area holds, so that a kill in the middle leaves it whole.
+Beside the rows each worker has a place for how far it has read the ledger (`seen`) and for a count that tells whether
+its loop turns (`beat`), and a page for what it tells the others about itself. Rows move to another area of the file
+when they are too many, or too many of them are empty; until that is done the old area holds, so that a kill in the
+middle leaves it whole.
 """
 
 from __future__ import annotations
@@ -31,16 +32,17 @@ PAGE_BYTES = 32 * 1024
 #: Reserved amounts are shown as at most this; none is wrong by that, since no limit is higher.
 AMOUNT_MAX = 2**62
 
-_MAGIC = 0x31_4452414F42_4754  # "TGBOARD1"
+_MAGIC = 0x32_4452414F42_4754  # "TGBOARD2"
 _WORD = 8
-_HEAD_BYTES = 4096
-#: Words of the head: what it is, how many places there are, and which of the two descriptions of the rows holds.
-_MAGIC_AT, _PLACES_AT, _GENERATION_AT, _AREAS_AT = 0, 1, 2, 4
+_HEAD_BYTES = 8192
+#: Words of the head: what it is, how many places there are, which of the two descriptions of the rows holds, and the
+#: process that had the lock last.
+_MAGIC_AT, _PLACES_AT, _GENERATION_AT, _HOLDER_AT, _AREAS_AT = range(5)
 #: Words of such a description: where the rows begin, how many there are, and how many of them have been used.
 _BEGIN, _ROWS_OF, _USED, _AREA_WORDS = range(4)
-#: Words of a place: its state, its process, what that has seen, and from when on it can be cleared.
-_PLACES_BEGIN, _PLACE_WORDS = 16, 4
-_STATE, _PID, _SEEN, _CLEAR = range(_PLACE_WORDS)
+#: Words of a place: its state, its process, what that has seen, from when on it can be cleared, and its beats.
+_PLACES_BEGIN, _PLACE_WORDS = 16, 5
+_STATE, _PID, _SEEN, _CLEAR, _BEATS = range(_PLACE_WORDS)
 PLACES_MAX = (_HEAD_BYTES // _WORD - _PLACES_BEGIN) // _PLACE_WORDS
 _NEVER = 2**62
 #: How full the rows may be before they move.
@@ -93,6 +95,7 @@ class Board:
     def __init__(self, path: Path) -> None:
         """Raises `OSError`."""
         self.path = path
+        self._own_pid = os.getpid()
         self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self._map = mmap.mmap(self._descriptor, 0)
         self._words = memoryview(self._map).cast("q")
@@ -136,13 +139,34 @@ class Board:
 
     def __enter__(self) -> None:
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        self._locked()
+
+    def try_lock(self) -> bool:
+        """As `with`, but without a wait: False where another holds the lock. `unlock` gives it back."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        self._locked()
+        return True
+
+    def _locked(self) -> None:
+        self._words[_HOLDER_AT] = self._own_pid
         if self._words[_GENERATION_AT] != self._generation:
             self._follow()
 
     def __exit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
+        self.unlock()
+
+    def unlock(self) -> None:
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    @property
+    def holder(self) -> int:
+        """The process that has the lock, or had it last."""
+        return self._words[_HOLDER_AT]
 
     # Places
 
@@ -156,6 +180,7 @@ class Board:
         """A free place is a worker's that is about to start."""
         at = _place(place)
         self._words[at + _PID], self._words[at + _SEEN], self._words[at + _CLEAR] = 0, 0, _NEVER
+        self._words[at + _BEATS] = 0
         self._words[at + _STATE] = State.STARTING
 
     def name(self, place: int, pid: int) -> None:
@@ -168,6 +193,18 @@ class Board:
         self._words[at + _SEEN] = seq
         if self._words[at + _STATE] == State.STARTING:
             self._words[at + _STATE] = State.LIVE
+
+    def beat(self, place: int) -> None:
+        """Its worker's loop turns."""
+        self._words[_place(place) + _BEATS] += 1
+
+    def rest(self, place: int) -> None:
+        """Its worker ends, and beats no more."""
+        self._words[_place(place) + _BEATS] = 0
+
+    def beats(self, place: int) -> int:
+        """Counts up while its worker's loop turns; 0 before that and when it ends."""
+        return self._words[_place(place) + _BEATS]
 
     def bury(self, place: int) -> None:
         """Its process is no more."""

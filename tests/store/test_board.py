@@ -56,6 +56,30 @@ def test_what_one_reserves_the_others_see(board: Board, second: Board) -> None:
     assert elsewhere(second, 7, 1) == 0
 
 
+def test_the_lock_is_one_s_at_a_time_and_says_whose_it_was_last(board: Board, second: Board) -> None:
+    assert board.try_lock()
+    assert not second.try_lock()
+    assert second.holder == os.getpid()
+    board.unlock()
+    assert second.try_lock()
+    second.unlock()
+    with board:
+        assert not second.try_lock()
+
+
+def test_beats_are_counted_from_the_start_of_a_worker_to_its_end(board: Board, second: Board) -> None:
+    board.take(1)
+    assert second.beats(1) == 0
+    board.beat(1)
+    board.beat(1)
+    assert (second.beats(1), second.beats(0)) == (2, 0)
+    board.rest(1)
+    assert second.beats(1) == 0
+    board.beat(1)
+    board.take(1)
+    assert second.beats(1) == 0, "it is another's place"
+
+
 def test_more_money_than_fits_is_shown_as_all_there_is(board: Board, second: Board) -> None:
     reserve(board, Row(7, 0), 0, 2**70)
     assert elsewhere(second, 7, 1) == AMOUNT_MAX
