@@ -104,9 +104,13 @@ class Database:
         # Never creating: a file that was deleted under a running server must not come back empty.
         uri = f"{self.path.absolute().as_uri()}?mode=rw"
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-        connection.execute(f"PRAGMA busy_timeout = {self._busy_ms if busy_ms is None else busy_ms}")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
+        try:
+            connection.execute(f"PRAGMA busy_timeout = {self._busy_ms if busy_ms is None else busy_ms}")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _switch_to_wal(self, connection: sqlite3.Connection) -> None:

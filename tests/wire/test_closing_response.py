@@ -136,7 +136,7 @@ def test_half_an_emoji_in_a_text_is_written_as_it_came() -> None:
 
 def test_what_is_nested_too_deeply_to_be_written_is_left_out() -> None:
     deep: list[Any] = []
-    for _ in range(5000):
+    for _ in range(100_000):
         deep = [deep]
     closing = ResponseClosing()
     closing.note(opening(metadata=deep, model="gpt-4o"), 10)

@@ -132,7 +132,7 @@ def test_a_bare_voice_is_one_of_openai_s_own_unless_it_is_an_id() -> None:
     "body",
     [
         b"[" * 100_000 + b'"file_id"' + b"]" * 100_000,
-        b'{"file_id":' * 5_000 + b"0" + b"}" * 5_000,
+        b'{"file_id":' * 100_000 + b"0" + b"}" * 100_000,
         b'{"file_id":"x","deep":[' + b"{}," * 600_000 + b"{}]}",
         b"previous_response_id=resp_1",
         b'{"file_id":"\xff"}',
