@@ -193,6 +193,15 @@ def test_a_connection_never_makes_a_file(tmp_path: Path) -> None:
     assert [*tmp_path.iterdir()] == []
 
 
+def test_what_is_no_ledger_is_not_kept_open(database: Database) -> None:
+    database.path.write_bytes(b"something else" * 1_000)
+    with pytest.raises(sqlite3.DatabaseError, match="not a database") as caught:
+        database.open()
+    assert caught.tb.tb_next, "and its frames keep alive what they hold"
+    opened = [one.resolve() for one in Path("/proc/self/fd").iterdir()]
+    assert database.path not in opened
+
+
 def test_a_transaction_is_undone_on_an_exception(database: Database) -> None:
     with pytest.raises(sqlite3.IntegrityError), database.transaction() as connection:
         connection.executemany(INSERT + "(?, 'A', 'active', 1)", [("a",), ("a",)])
