@@ -50,7 +50,8 @@ class Call:
     body says, where that is charged by other units than tokens. Where `hides_usage`, the body was made to ask for
     usage, and `own_body` is the client's. `input_tokens` is a first estimate of what the request itself takes.
     `output` is how much it allows to be made, `service_tier` at which tier it asks to be served.
-    `references` is what it names by ids in an upstream account that others share: to be checked (`Ownership`).
+    `references` is what it names by ids in an upstream account that others share: to be checked (`Ownership`). Where it
+    `keeps`, its answer may show ids of what it makes there.
     """
 
     arrival: Arrival
@@ -71,6 +72,7 @@ class Call:
     references: tuple[Reference, ...] = ()
     output: Output = NO_OUTPUT
     service_tier: str = ""
+    keeps: bool = False
 
 
 def call_of(scope: Scope, arrival: Arrival, caller: Caller, rule: Endpoint, raw: bytes) -> Call:
@@ -89,6 +91,7 @@ def call_of(scope: Scope, arrival: Arrival, caller: Caller, rule: Endpoint, raw:
     headers = header.for_tenant(scope["headers"], caller.subject) if shared else scope["headers"]
     named = _in_path(rule, target) if shared else ()
     checked = rule.signs if shared else ()
+    keeps = shared and rule.keeps is not None and rule.keeps in raw
     sent = raw if raw or rule.method not in ("GET", "DELETE") else None
     ask: body.Ask | None = None
     form: Form | None = None
@@ -104,9 +107,11 @@ def call_of(scope: Scope, arrival: Arrival, caller: Caller, rule: Endpoint, raw:
                 named += references.in_json(raw, checked)
     start = (arrival, caller, rule.name, rule.metered, scope["method"], target, headers)
     if form is not None:
-        return Call(*start, sent, form.model, form.streamed, rule=rule, request=form.fields, references=named)
+        return Call(
+            *start, sent, form.model, form.streamed, rule=rule, request=form.fields, references=named, keeps=keeps
+        )
     if ask is None or not rule.metered:
-        return Call(*start, sent, rule=rule, references=named)
+        return Call(*start, sent, rule=rule, references=named, keeps=keeps)
     asked = ask.document
     return Call(
         *start,
@@ -121,6 +126,7 @@ def call_of(scope: Scope, arrival: Arrival, caller: Caller, rule: Endpoint, raw:
         named,
         output_of(rule.name, asked),
         tier_of(asked),
+        keeps,
     )
 
 

@@ -88,10 +88,7 @@ class Ownership:
 
     def keeping(self, call: Call) -> Keeping | None:
         """What remembers whose it is that the call makes; None where it makes nothing, or its account is its own."""
-        keeps = call.rule.keeps
-        if keeps is None or call.caller.own_account or keeps not in (call.body or b""):
-            return None
-        return Keeping(self._owners, call)
+        return Keeping(self._owners, call) if call.keeps else None
 
 
 def _id_in(call: Call) -> str:
