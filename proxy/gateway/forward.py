@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
-from typing import Self
 
 from proxy.errors import (
     BadAnswer,
@@ -22,6 +20,7 @@ from proxy.gateway.admit import Hold
 from proxy.gateway.call import Call
 from proxy.gateway.client import Watch
 from proxy.gateway.estimate import estimate
+from proxy.gateway.leaving import Leaving
 from proxy.gateway.mask import Mask
 from proxy.gateway.meter import Blind, Meter, meter_for
 from proxy.gateway.ownership import Keeping
@@ -30,7 +29,6 @@ from proxy.gateway.respond import Responder, ignore_gone
 from proxy.gateway.settle import Settler, until_done
 from proxy.gateway.stop import Stop
 from proxy.model import NO_USAGE, Outcome, UsageSource
-from proxy.sections import UpstreamSettings
 from proxy.upstream.connection import Answer, Connection
 from proxy.upstream.refusals import is_refusal
 from proxy.upstream.route import Upstream
@@ -45,35 +43,11 @@ _PROGRESS_S = 0.25
 _UNTRUE_WHEN_REWRITTEN = frozenset({b"content-length", b"content-encoding"})
 
 
-@dataclass(frozen=True, slots=True)
-class Leaving:
-    """What becomes of an answer whose client has left.
-
-    `drain`: it is read on, within these bounds, because its end holds the usage that the upstream charges for. Else,
-    and beyond the bounds, the upstream's connection is closed: what was delivered is all that is known.
-    """
-
-    drain: bool
-    timeout_s: float
-    bytes_max: int
-    answers_max: int
-
-    @classmethod
-    def of(cls, settings: UpstreamSettings) -> Self:
-        return cls(
-            settings.on_disconnect == "drain",
-            settings.drain_timeout_s,
-            settings.drain_bytes_max,
-            settings.drain_answers_max,
-        )
-
-
 class Exchange:
     """One call from its admission to its settlement.
 
     Whatever happens (an answer, an error, a client that leaves, a cancelled task), `run` settles exactly once, and
-    the upstream's connection is handed back or closed. `draining` holds those of all exchanges whose answers are read
-    on, although their clients have left.
+    the upstream's connection is handed back or closed.
     """
 
     def __init__(
@@ -83,7 +57,6 @@ class Exchange:
         responder: Responder,
         settler: Settler,
         leaving: Leaving,
-        draining: set[Exchange],
         hold: Hold,
         keeping: Keeping | None,
         stop: Stop | None = None,
@@ -96,7 +69,6 @@ class Exchange:
         self._responder = responder
         self._settler = settler
         self._leaving = leaving
-        self._draining = draining
         self._meter: Meter = Blind()
         self._hides_usage = call.hides_usage
         self._status = ClientGone.status
@@ -135,15 +107,14 @@ class Exchange:
             raise
         finally:
             unwatch()
-            self._draining.discard(self)
+            self._leaving.draining.discard(self)
 
     def _leave(self) -> None:
         self._client_gone = True
-        if self._leaving.drain and len(self._draining) < self._leaving.answers_max:
-            self._draining.add(self)
+        drains = self._leaving.drains(self)
         if self._connection is None:
             return
-        if self in self._draining:
+        if drains:
             self._connection.limit(self._leaving.timeout_s)
         else:
             self._connection.abort()
@@ -341,6 +312,13 @@ class Exchange:
         """Settle once. A client that has left, or an answer that carried an error, outranks what was meant."""
         if self._settled:
             return
+        try:
+            if self._meter.is_large:
+                await until_done(asyncio.ensure_future(asyncio.to_thread(self._meter.reading)))
+        finally:  # also where this is cancelled
+            await self._settle_as_read(outcome)
+
+    async def _settle_as_read(self, outcome: Outcome) -> None:
         reading = self._meter.reading()
         if reading.deferred:
             self._hold.defer()
@@ -390,7 +368,7 @@ class Exchange:
             reading,
             status=self._status,
             ttft_ms=self._ttft_ms,
-            on_disconnect=("drain" if self in self._draining else "cancel") if self._client_gone else "",
+            on_disconnect=("drain" if self in self._leaving.draining else "cancel") if self._client_gone else "",
             estimator=estimator,
         )
 

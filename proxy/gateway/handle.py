@@ -14,7 +14,8 @@ from proxy.gateway.admit import Admission
 from proxy.gateway.auth import Authenticator, hide
 from proxy.gateway.call import Arrival, Call, call_of, capped
 from proxy.gateway.client import TOO_LATE, Watch, output_of, watch_of
-from proxy.gateway.forward import Exchange, Leaving
+from proxy.gateway.forward import Exchange
+from proxy.gateway.leaving import Leaving
 from proxy.gateway.ownership import Ownership
 from proxy.gateway.respond import Passthrough, Responder
 from proxy.gateway.settle import Settler, known_of
@@ -49,7 +50,7 @@ class Gateway:
         """`token_limit_field` is what the upstream calls the token limit of a chat completion."""
         self._server = settings.server
         self._routes = routes
-        self._leaving = Leaving.of(settings.upstream)
+        self._leaving = Leaving(settings.upstream)
         self._authenticator = authenticator
         self._admission = admission
         self._router = router
@@ -57,14 +58,13 @@ class Gateway:
         self._ownership = ownership
         self._stops = stops
         self._token_limit_field = token_limit_field
-        self._draining: set[Exchange] = set()
         #: Requests that were refused before they were forwarded, by the error's code.
         self.refusals: Counter[str] = Counter()
 
     @property
     def draining(self) -> int:
         """How many answers are read on although their clients have left."""
-        return len(self._draining)
+        return len(self._leaving.draining)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrival = Arrival()
@@ -103,9 +103,7 @@ class Gateway:
             call = capped(call, hold.cap, self._token_limit_field)
         keeping = self._ownership.keeping(call)
         stop = self._stops.of(call, hold)
-        exchange = Exchange(
-            call, upstream, responder, self._settler, self._leaving, self._draining, hold, keeping, stop
-        )
+        exchange = Exchange(call, upstream, responder, self._settler, self._leaving, hold, keeping, stop)
         try:
             await exchange.run(watch)
         except Exception:

@@ -15,8 +15,9 @@ from proxy.model import Usage
 from proxy.wire import usage as usage_shapes
 from proxy.wire.coding import Decoder, Identity, Undecodable, decoder
 from proxy.wire.delivered import Delivered, Place, only_text
-from proxy.wire.document import json_object
-from proxy.wire.endpoints import CHAT_COMPLETIONS, Endpoint
+from proxy.wire.document import WEIGHED_FROM_BYTES, is_heavy, json_object
+from proxy.wire.endpoints import CHAT_COMPLETIONS, Counts, Endpoint
+from proxy.wire.members import outline
 from proxy.wire.pattern import Pattern
 from proxy.wire.references import shown_by
 from proxy.wire.sse import DONE, LATE_LF, Piece, Splitter, data_of
@@ -55,6 +56,10 @@ class Meter(Protocol):
 
     rewrites: bool  #: the client gets other bytes than the upstream sent: plain ones, of another length
     last_event_seen: bool  #: the stream has said its last word, although its end has not come yet
+
+    @property
+    def is_large(self) -> bool:
+        """`reading` takes long: let a thread call it first."""
 
     def feed(self, data: bytes) -> bytes:
         """What goes to the client for these bytes of the upstream's."""
@@ -101,6 +106,7 @@ class Blind:
 
     rewrites = False
     last_event_seen = False
+    is_large = False
 
     def feed(self, data: bytes) -> bytes:
         return data
@@ -139,6 +145,13 @@ class PlainMeter:
         self._answer: dict[str, Any] | None = None
         self._copy: list[bytes] = []
         self._room = BODY_BYTES_MAX if is_text else -1
+        self._reading: Reading | None = None
+
+    @property
+    def is_large(self) -> bool:
+        if self._reading is not None or self._stream is not None:
+            return False
+        return 0 <= self._room < BODY_BYTES_MAX - WEIGHED_FROM_BYTES
 
     def feed(self, data: bytes) -> bytes:
         if self._room >= 0:
@@ -178,7 +191,12 @@ class PlainMeter:
     def reading(self) -> Reading:
         if self._stream is not None:
             return self._stream.reading()
-        answer = self._answer = json_object(b"".join(self._copy))
+        if self._reading is None:
+            self._reading = self._read(b"".join(self._copy))
+        return self._reading
+
+    def _read(self, data: bytes) -> Reading:
+        answer = self._answer = self._parsed(data)
         reading = NOTHING_READ
         if answer is not None:
             if self._ids_shown is not None:
@@ -189,6 +207,14 @@ class PlainMeter:
             if usage is None and answer.get("background") is True and answer.get("status") in _UNENDED:
                 reading = replace(reading, deferred=_ID.fullmatch(reading.response_id) is not None)
         return with_units(reading, units_of(self._endpoint, self._request, answer), self._endpoint)
+
+    def _parsed(self, data: bytes) -> dict[str, Any] | None:
+        """Of a heavy answer the outline, where that has all that is needed of it."""
+        if self._ids_shown is None and self._endpoint.counts is Counts.TOKENS and is_heavy(data):
+            answer = outline(data)
+            if answer is not None and usage_shapes.read(answer) is not None:
+                return answer
+        return json_object(data)
 
     def delivered(self) -> Delivered:
         if self._stream is not None:
@@ -205,6 +231,7 @@ class StreamMeter:
     An event that is like one before it but for its text (`Pattern`) is taken for that one with this text, unparsed.
     """
 
+    is_large = False
     #: Whether it is enough to know of an event how it differs from one before it.
     _takes_alike = True
 

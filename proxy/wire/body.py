@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import field
 from typing import Any
 
 import orjson
@@ -13,6 +12,7 @@ import orjson
 from proxy.errors import BodyTooLarge, InvalidRequest
 from proxy.model import frozen
 from proxy.wire.document import PARSED_BYTES_MAX, WEIGHED_FROM_BYTES, weight
+from proxy.wire.members import members
 
 #: The members that decide what is metered and admitted. Each may stand in a body once, spelled exactly so: of two,
 #: one upstream reads the first and another the last; and Go's decoder takes "Model", and "ſtream", for the same.
@@ -25,13 +25,6 @@ _MODEL_CHARS_MAX = 256
 
 #: A letter or underscore written as an escape, as a member's name could be to hide it. (Others are common: \u00e9.)
 _ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")
-
-# Possessive: a string of a million escapes must not leave a million places to go back to.
-_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_NAME = re.compile(rb"[ \t\r\n]*(%b)[ \t\r\n]*:[ \t\r\n]*" % _STRING, re.DOTALL)
-_SCALAR = re.compile(rb"%b|[^,}\s]+" % _STRING, re.DOTALL)
-_NESTED = re.compile(rb"%b|\{|\}|\[|\]" % _STRING, re.DOTALL)
-_AFTER = re.compile(rb"[ \t\r\n]*([,}])")
 
 #: In these, as in UTF-8, whatever is an ASCII letter is one.
 PLAIN_CHARSETS = frozenset({b"utf-8", b"utf8", b"us-ascii", b"ascii", b"iso-8859-1", b"latin1", b"windows-1252"})
@@ -49,16 +42,6 @@ class Ask:
     streamed: bool
     hides_usage: bool
     document: Mapping[str, Any] = field(default_factory=dict, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One member of a JSON object, by its offsets: `"name"` at start, its value from value_start to end."""
-
-    name: str
-    start: int
-    value_start: int
-    end: int
 
 
 def read(raw: bytes, *, usage_on_request: bool) -> Ask:
@@ -164,41 +147,3 @@ def _with_usage(options: bytes, *, empty: bool) -> bytes:
     if any(member.name == "include_usage" for member in found):
         return options
     return b"{%b%b%b" % (_INCLUDE_USAGE, b"" if empty else b",", options[1:])
-
-
-def members(document: bytes) -> Iterator[Member]:
-    """The members of the JSON object that `document` is, in order, duplicates included.
-
-    It must be JSON, as `json.loads` takes it; white space and nothing else may stand around it.
-    """
-    at = document.index(b"{") + 1
-    while name := _NAME.match(document, at):
-        value_start = name.end()
-        end = _value_end(document, value_start)
-        yield Member(_unquoted(name[1]), name.start(1), value_start, end)
-        after = _AFTER.match(document, end)
-        if after is None or after[1] == b"}":
-            return
-        at = after.end()
-
-
-def _unquoted(name: bytes) -> str:
-    text = name.decode(errors="replace")
-    unquoted: str = json.loads(text) if "\\" in text else text[1:-1]
-    return unquoted
-
-
-def _value_end(document: bytes, start: int) -> int:
-    if document[start] not in b"{[":
-        scalar = _SCALAR.match(document, start)
-        return scalar.end() if scalar else start
-    depth = 0
-    for token in _NESTED.finditer(document, start):
-        kind = document[token.start()]
-        if kind in b"{[":
-            depth += 1
-        elif kind in b"}]":
-            depth -= 1
-            if depth == 0:
-                return token.end()
-    return len(document)

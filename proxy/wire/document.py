@@ -12,6 +12,8 @@ import orjson
 #: this are not weighed.
 PARSED_BYTES_MAX = 200 * 1024 * 1024
 WEIGHED_FROM_BYTES = 1024 * 1024
+#: From here on a document takes more time to be parsed than others should wait for, a hundred milliseconds or so.
+HEAVY_BYTES = 16 * 1024 * 1024
 #: What is looked through at once. Python has no other thread's turn in the middle of it (a millisecond or two).
 PIECE_BYTES = 1024 * 1024
 #: Python reads no integers of thousands of digits, and would refuse all that stands around one.
@@ -38,6 +40,11 @@ def json_object(data: bytes) -> dict[str, Any] | None:
         except (ValueError, RecursionError):
             return None
     return parsed if isinstance(parsed, dict) else None
+
+
+def is_heavy(document: bytes) -> bool:
+    """Whether its parsing would keep all other threads waiting for long."""
+    return len(document) > WEIGHED_FROM_BYTES and weight(document) > HEAVY_BYTES
 
 
 def weight(document: bytes) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from proxy.wire.body import members
+from proxy.wire.members import members
 
 #: `"usage":null` with one closing brace after it, the last of the event: so it is a member of the outermost object.
 _NULL_USAGE_LAST = re.compile(rb',[ \t]*"usage"[ \t]*:[ \t]*null(?=[^}\r\n]*\}[\r\n]*\Z)')

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.gateway.forward import Exchange
 from proxy.gateway.handle import Gateway
 from proxy.model import Outcome, Settlement, UsageSource
 from tests.gateway.test_forward import CHAT, between
@@ -103,7 +104,7 @@ def test_each_leaves_one_event_with_the_right_outcome_and_numbers(tmp_path: Path
 
 def has_left(gateway: Gateway, head: bytes) -> bool:
     """Whether the proxy has noticed that the client of this request is gone."""
-    gone = [one._call.headers for one in tuple(gateway._draining)]
+    gone = [one._call.headers for one in tuple(gateway._leaving.draining) if isinstance(one, Exchange)]
     return any(b"x-number: %b\r\n" % dict(headers)[b"x-number"] in head for headers in gone)
 
 

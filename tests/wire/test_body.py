@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from proxy.errors import InvalidRequest
 from proxy.wire import body
-from proxy.wire.body import Ask, members
+from proxy.wire.body import Ask
+from proxy.wire.members import members
 
 SPACE = st.text(" \t\r\n", max_size=2)
 SCALARS = st.none() | st.booleans() | st.integers(-9, 10**12) | st.floats(allow_nan=False, allow_infinity=False)
