@@ -11,9 +11,12 @@ import orjson
 
 from proxy.errors import BodyTooLarge, InvalidRequest
 from proxy.model import frozen
-from proxy.wire.document import PARSED_BYTES_MAX, WEIGHED_FROM_BYTES, weight
+from proxy.wire.document import WEIGHED_FROM_BYTES, weight
 from proxy.wire.members import members
 
+#: What a body may weigh (`weight`): more than a million values. All other requests wait while it is parsed, whichever
+#: thread does that, for a tenth of a second or so.
+_WEIGHT_MAX = 64 * 1024 * 1024
 #: The members that decide what is metered and admitted. Each may stand in a body once, spelled exactly so: of two,
 #: one upstream reads the first and another the last; and Go's decoder takes "Model", and "ſtream", for the same.
 _DECIDING = frozenset(
@@ -81,8 +84,8 @@ def read(raw: bytes, *, usage_on_request: bool) -> Ask:
 
 
 def refuse_heavy(raw: bytes) -> None:
-    """Refuse a body that takes many times its bytes, and seconds, to be parsed. Raises `BodyTooLarge`."""
-    if len(raw) > WEIGHED_FROM_BYTES and weight(raw) > PARSED_BYTES_MAX:
+    """Refuse a body that takes many times its bytes, and others' time, to be parsed. Raises `BodyTooLarge`."""
+    if len(raw) > WEIGHED_FROM_BYTES and weight(raw) > _WEIGHT_MAX:
         raise BodyTooLarge("The body of your request holds too many lists, objects and values.")
 
 

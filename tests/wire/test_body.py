@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.errors import InvalidRequest
+from proxy.errors import BodyTooLarge, InvalidRequest
 from proxy.wire import body
-from proxy.wire.body import Ask
+from proxy.wire.body import Ask, refuse_heavy
 from proxy.wire.members import members
 
 SPACE = st.text(" \t\r\n", max_size=2)
@@ -314,3 +314,10 @@ def test_a_charset_in_which_ascii_is_ascii_passes(content_type: bytes | None) ->
 def test_any_other_charset_is_refused(content_type: bytes) -> None:
     with pytest.raises(InvalidRequest):
         body.refuse_charset(content_type)
+
+
+def test_a_million_tokens_are_taken_and_two_million_are_too_much() -> None:
+    refuse_heavy(b'{"model":"m","input":[%b7]}' % (b"7," * 1_000_000))
+    with pytest.raises(BodyTooLarge, match="too many"):
+        refuse_heavy(b'{"model":"m","input":[%b7]}' % (b"7," * 2_000_000))
+    refuse_heavy(b'{"model":"m","input":"%b"}' % (b"7" * 60_000_000))
