@@ -250,6 +250,14 @@ def test_a_request_without_a_maximum_is_capped_where_the_setting_says_so(tmp_pat
         assert first == {"model": "m", "messages": HELLO}
         assert second == {"model": "m", "input": "Hello"}
         assert third == ASK
+        # A large one is changed in a thread.
+        headers = {"x-api-key": server.key("user-002")}
+        limit(server.app.database, "tokens/total=400000", tenant="user-002")
+        large = {"model": "m", "messages": [{"role": "user", "content": "Hello" * 60_000}]}
+        assert httpx.post(server.url + CHAT, json=large, headers=headers).status_code == 200
+        last = orjson.loads(upstream.requests[3].body)
+        assert 0 < last.pop("max_tokens") < 400_000
+        assert last == large
 
 
 def test_a_soft_limit_marks_what_is_beyond_it(server: Running) -> None:

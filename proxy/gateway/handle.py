@@ -99,12 +99,12 @@ class Gateway:
             self.refusals[error.code or error.type] += 1
             await responder.refuse(error)
             return
-        if hold.cap is not None:
-            call = capped(call, hold.cap, self._token_limit_field)
-        keeping = self._ownership.keeping(call)
-        stop = self._stops.of(call, hold)
-        exchange = Exchange(call, upstream, responder, self._settler, self._leaving, hold, keeping, stop)
         try:
+            if hold.cap is not None:
+                call = await self._capped(call, hold.cap)
+            keeping = self._ownership.keeping(call)
+            stop = self._stops.of(call, hold)
+            exchange = Exchange(call, upstream, responder, self._settler, self._leaving, hold, keeping, stop)
             await exchange.run(watch)
         except Exception:
             # The edge of the request path: the exchange has settled, and the client gets an answer it can parse.
@@ -113,6 +113,11 @@ class Gateway:
                 await responder.refuse(ProxyError("This service failed to serve your request.", code="internal_error"))
         finally:
             self._admission.release(hold)
+
+    async def _capped(self, call: Call, tokens: int) -> Call:
+        if len(call.body or b"") <= _READ_HERE_BYTES_MAX:
+            return capped(call, tokens, self._token_limit_field)
+        return await asyncio.to_thread(capped, call, tokens, self._token_limit_field)
 
     async def read_body(self, scope: Scope, receive: Receive, bytes_max: int | None = None) -> bytes:
         """The whole body of a request. Raises `ProxyError` where it is coded, too large, too slow or cut off.
