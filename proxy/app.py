@@ -58,6 +58,7 @@ from proxy.upstream.keys import UpstreamKeys
 from proxy.upstream.pool import Pool, PoolLimits
 from proxy.upstream.route import Router, Upstream, bearer, provider_of
 from proxy.upstream.sandbox import Sandbox
+from proxy.web.files import connections_room
 from proxy.web.health import Readiness, WebhooksHealth
 from proxy.web.metrics import Counted, Metrics, collectors
 from proxy.web.routes import create_web
@@ -371,7 +372,7 @@ def provider_name(settings: Settings) -> str:
 def _pool(settings: Settings, origin: Origin) -> Pool:
     upstream = settings.upstream
     limits = PoolLimits(
-        connections_max=upstream.connections_max,
+        connections_max=min(upstream.connections_max, connections_room()),
         waiting_max=upstream.waiting_max,
         wait_s=upstream.wait_timeout_s,
         connect_timeout_s=upstream.connect_timeout_s,

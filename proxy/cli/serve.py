@@ -25,6 +25,7 @@ from proxy.cli.workers import READY, Post, has_terminal, leave, supervise
 from proxy.errors import ConfigurationError, TollgateError
 from proxy.settings import Settings
 from proxy.store.database import Database
+from proxy.web.files import raise_limit
 from proxy.web.server import Server, authority, inherited, listen, listen_apart, server_config
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ def run(settings: Settings) -> NoReturn:
     """Serve until SIGINT or SIGTERM, then exit with 0. Raises `TollgateError` or `OSError` where it cannot start."""
     start = _LogFilter()
     _set_up_logging(settings.log_level, start)
+    raise_limit()
     for number in _SIGNALS:
         signal.signal(number, leave)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something that could be read again

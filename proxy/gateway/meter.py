@@ -15,7 +15,7 @@ from proxy.model import Usage
 from proxy.wire import usage as usage_shapes
 from proxy.wire.coding import Decoder, Identity, Undecodable, decoder
 from proxy.wire.delivered import Delivered, Place, only_text
-from proxy.wire.document import WEIGHED_FROM_BYTES, is_heavy, json_object
+from proxy.wire.document import WEIGHED_FROM_BYTES, beginning, is_heavy, json_object
 from proxy.wire.endpoints import CHAT_COMPLETIONS, Counts, Endpoint
 from proxy.wire.members import outline
 from proxy.wire.pattern import Pattern
@@ -196,7 +196,8 @@ class PlainMeter:
         return self._reading
 
     def _read(self, data: bytes) -> Reading:
-        answer = self._answer = self._parsed(data)
+        answer = self._parsed(data)
+        self._answer = beginning(data) if answer is None else answer  # of one that breaks off, the text was delivered
         reading = NOTHING_READ
         if answer is not None:
             if self._ids_shown is not None:

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 #: How long a write waits for another process's (the command line's, another worker's).
 _BUSY_MS = 5_000
 _WAL_RETRY_S = 0.01
+#: What is left of the write-ahead log, at most, once all of it is in the file. A long reader lets it grow.
+_LOG_BYTES_MAX = 16 * 1024 * 1024
 _SCHEME = "sqlite:///"
 
 #: What to do about a file that is damaged.
@@ -108,6 +110,7 @@ class Database:
             connection.execute(f"PRAGMA busy_timeout = {self._busy_ms if busy_ms is None else busy_ms}")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES_MAX}")
         except BaseException:
             connection.close()
             raise

@@ -22,6 +22,8 @@ class Cycle(RequestResponseCycle):
     #: Called when the client leaves, once.
     _departed: Departed | None = None
     _head = b""
+    #: The end of the connection is the body's.
+    _ends_it = False
 
     def when_gone(self, departed: Departed | None) -> None:
         """Have this called when the client has left, at once where it has; None: not any more."""
@@ -91,8 +93,10 @@ class Cycle(RequestResponseCycle):
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
         if is_chunked is None and self.scope["method"] != "HEAD" and status not in (204, 304):
-            is_chunked = True
-            lines.append(b"transfer-encoding: chunked\r\n")
+            is_chunked = self.scope["http_version"] != "1.0"  # RFC 9112, 6.1: who speaks it may not know of chunks
+            if is_chunked:
+                lines.append(b"transfer-encoding: chunked\r\n")
+            self._ends_it = not is_chunked
         lines.append(b"\r\n")
         self.chunked_encoding = is_chunked
         head = b"".join(lines)
@@ -106,6 +110,8 @@ class Cycle(RequestResponseCycle):
             self._write(b"")
         elif self.chunked_encoding:
             self._write(b"%x\r\n%b\r\n" % (len(body), body) if body else b"", b"" if more else b"0\r\n\r\n")
+        elif self._ends_it:
+            self._write(body)
         else:
             self.expected_content_length -= len(body)
             if self.expected_content_length < 0:

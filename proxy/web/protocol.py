@@ -35,6 +35,7 @@ from proxy.gateway.call import Arrival
 from proxy.gateway.client import DEPARTURE, OUTPUT
 from proxy.sections import ServerSettings
 from proxy.web.cycle import Cycle
+from proxy.web.files import connections_room
 
 #: Requests that may wait on one connection for the answer to the one before.
 _PIPELINED_MAX = 8
@@ -59,6 +60,7 @@ class Watch:
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
+        self.connections_max = min(settings.connections_max, connections_room())
         #: Every answer is now the last of its connection.
         self.is_stopping = False
         #: Connections whose clients have had their last answer, and may still be sending.
@@ -184,7 +186,7 @@ class Protocol(HttpToolsProtocol):
         self._output = _Output(self)
         self.watch.begin(self.loop, self.connections)
         self._head_deadline = self.loop.time() + self.watch.settings.head_timeout_s
-        if len(self.connections) - self.watch.parting > self.watch.settings.connections_max:
+        if len(self.connections) - self.watch.parting > self.watch.connections_max:
             self._refuse(TooManyConnections("This service has too many open connections. Try again soon."))
 
     def connection_lost(self, exc: Exception | None) -> None:

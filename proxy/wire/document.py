@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 import orjson
@@ -18,6 +19,11 @@ HEAVY_BYTES = 16 * 1024 * 1024
 PIECE_BYTES = 1024 * 1024
 #: Python reads no integers of thousands of digits, and would refuse all that stands around one.
 _DIGITS_MAX = 1_000
+#: Texts, with their closing quotes if they have them, and what stands around values.
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+("?)|[\[\]{},]', re.DOTALL)
+_CLOSES = {b"{": b"}", b"[": b"]"}
+#: At the end of a text: an escape that is not whole, but no escaped backslash.
+_HALF_ESCAPE = re.compile(rb"((?<!\\)(?:\\\\)*)\\u[0-9a-fA-F]{0,3}\Z")
 #: All bytes but those that begin or part values.
 _WEIGHTLESS = bytes({*range(256)} - {*b"{[,"})
 
@@ -40,6 +46,30 @@ def json_object(data: bytes) -> dict[str, Any] | None:
         except (ValueError, RecursionError):
             return None
     return parsed if isinstance(parsed, dict) else None
+
+
+def beginning(document: bytes) -> dict[str, Any] | None:
+    """What there is of a JSON object that breaks off: the text in which it does so as far as it came, and what cannot
+    be told left out. A number may lack its last digits.
+    """
+    closing: list[bytes] = []
+    cut = 0  #: up to here it can be ended by closing all brackets
+    text = None
+    for token in _TOKEN.finditer(document):
+        mark = token[0][:1]
+        if mark in _CLOSES:
+            closing.append(_CLOSES[mark])
+            cut = token.end()
+        elif mark == b",":
+            cut = token.start()
+        elif mark == b'"':
+            text = None if token[1] else token
+        elif closing:
+            closing.pop()
+            cut = token.end()
+    ends = b"".join(reversed(closing))
+    whole = document if text is None else document[: text.start()] + _HALF_ESCAPE.sub(rb"\1", text[0]) + b'"'
+    return json_object(whole + ends) or json_object(document[:cut] + ends)
 
 
 def is_heavy(document: bytes) -> bool:

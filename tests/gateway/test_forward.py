@@ -263,7 +263,7 @@ def test_an_answer_that_breaks_off_stays_visibly_broken(tmp_path: Path, streamed
         event = server.settlement()
         assert (event.outcome, event.usage_source) == (Outcome.TRUNCATED, UsageSource.ESTIMATED)
         assert event.usage.prompt_tokens > 0
-        assert (event.usage.completion_tokens > 0) is streamed  # of half a JSON object nothing can be read
+        assert event.usage.completion_tokens > 0
 
 
 def test_an_upstream_that_is_not_there_is_a_502_of_openais_shape(tmp_path: Path) -> None:

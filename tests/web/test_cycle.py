@@ -50,6 +50,15 @@ def said(status: int, headers: list[tuple[bytes, bytes]], *parts: bytes, **more:
     return answer
 
 
+def test_who_speaks_http_1_0_gets_no_chunks() -> None:
+    request = b"GET / HTTP/1.0\r\n\r\n"
+    head = b"HTTP/1.1 200 OK\r\n%bconnection: close\r\n\r\n"
+    assert asked(said(200, [], b"one", b"two", b""), request) == head % b"" + b"onetwo"
+    assert asked(said(200, [], b"x" * 300_000, b""), request) == head % b"" + b"x" * 300_000
+    sized = said(200, [(b"content-length", b"3")], b"one")
+    assert asked(sized, request) == head % b"content-length: 3\r\n" + b"one"
+
+
 @pytest.mark.parametrize("follows", [False, True])
 @pytest.mark.parametrize("size", [2, 300_000])
 def test_head_and_body_are_the_same_written_together_or_not(size: int, follows: bool) -> None:
