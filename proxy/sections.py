@@ -158,7 +158,7 @@ class ServerSettings(Section):
     """The bounds of what clients may send, and how long they may take."""
 
     connections_max: int = Field(16384, ge=1)
-    """Client connections at most; beyond it new ones get 503."""
+    """Client connections at most (and no more than half of `ulimit -n`); beyond it new ones get 503."""
     head_timeout_s: float = Field(30, gt=0)
     """Seconds for a client to send the head of a request (408 beyond)."""
     head_bytes_max: int = Field(64 * 1024, ge=1024)
