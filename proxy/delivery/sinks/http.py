@@ -36,6 +36,7 @@ _MEND = {
     404: "nothing takes events at {url}; check the sink's URL",
     405: "nothing takes events at {url}; check the sink's URL",
 }
+_ENDED = httpx.ByteStream(b"")
 _MEND_REDIRECT = "{url} redirects, and redirects are not followed; set the URL to where it leads"
 
 
@@ -99,6 +100,8 @@ class Endpoint:
             if head is None:
                 raise SinkUnavailable(self._no_answer(error)) from None
         assert head is not None
+        # The two hold each other, and what was sent, until the garbage collector comes by.
+        head.stream = _ENDED
         if not head.is_success:
             raise self._judge(head, bytes(answer))
         return Taken(head.status_code, self._said(head, bytes(answer)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import logging
 import socket
 from collections.abc import AsyncIterator
@@ -16,7 +18,7 @@ from pydantic import SecretStr
 
 from proxy import __version__
 from proxy.delivery.sinks import HttpSink, sink_for
-from proxy.delivery.sinks.http import ANSWER_BYTES_MAX, SAID_CHARS_MAX
+from proxy.delivery.sinks.http import ANSWER_BYTES_MAX, SAID_CHARS_MAX, Endpoint
 from proxy.errors import ConfigurationError, SinkError, SinkMisconfigured, SinkRefused, SinkUnavailable
 from proxy.sections import SinkSettings
 from proxy.wire.problem import RETRY_AFTER_MAX_S
@@ -51,6 +53,28 @@ async def test_a_batch_is_posted_as_the_contract_says(receiver: Receiver, sink: 
     assert request.headers["user-agent"] == f"tollgate/{__version__}"
     assert request.body == orjson.dumps(BATCH)
     assert receiver.accepted == BATCH
+
+
+class Sent(bytes):
+    """A batch that tells when it is gone."""
+
+    gone = 0
+
+    def __del__(self) -> None:
+        Sent.gone += 1
+
+
+async def test_what_was_sent_does_not_wait_for_the_garbage_collector(receiver: Receiver) -> None:
+    endpoint = Endpoint(httpx.URL(receiver.url), {}, secrets=[], shown="it", mend={}, timeout_s=5)
+    gc.disable()
+    try:
+        for _ in range(3):
+            await endpoint.post(Sent(orjson.dumps(BATCH)))
+        await asyncio.sleep(0)
+        assert Sent.gone >= 2  # a frame may still hold the last one
+    finally:
+        gc.enable()
+        await endpoint.close()
 
 
 async def test_without_a_token_no_credential_is_sent(receiver: Receiver) -> None:
