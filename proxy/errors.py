@@ -345,7 +345,7 @@ class SinkError(TollgateError):
 class SinkUnavailable(SinkError):
     """Whether the batch arrived is unknown. `retry_after_s` is the receiver's own wish, if it had one.
 
-    `failed`: it said that it failed (5xx), and did not ask to wait. An event in the batch may be what it fails at.
+    `failed`: it said so (5xx), or was reached and gave no answer. An event in the batch may be what it fails at.
     """
 
     def __init__(self, words: str, retry_after_s: float | None = None, *, failed: bool = False) -> None:

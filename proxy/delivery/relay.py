@@ -266,10 +266,13 @@ class Relay(Generic[T]):
         """Whether the sink has the batch is unknown: it goes again, with the same ids."""
         self.failures += 1
         await self._note(batch, error.words)
-        if error.failed and self._search.failed(batch, error.words):
+        goes_on = False
+        if error.failed:
+            goes_on = self._search.failed(batch, error.words)
+        else:
+            self._search.put_off(batch)
+        if goes_on and error.retry_after_s is None:
             return False
-        if not error.failed:
-            self._search.unavailable(batch)
         reason = _own_words(error.words)
         trouble = f"{self._receiver} takes no {self._what}s"
         if not self._trouble:

@@ -4,10 +4,13 @@
 refused and none is taken, the fault is hardly theirs (a wrong URL, a gateway in between): from then on one event at a
 time is sent as a probe, the newest, which is the likeliest to be good, and one acceptance ends that.
 
-*Failed* (5xx, again and again): perhaps one event is what the sink fails at, such as one that is larger than its
-broker's messages may be; perhaps the sink is just down. The batch is halved likewise. What fails alone is set aside
+*Failed* (5xx, no answer, a broken connection, again and again): perhaps one event is what the sink fails at, such as
+one that is larger than its broker's messages may be; perhaps so many are too much for it in the time it has; perhaps it
+is just down. The batch is halved likewise, and those that follow are smaller for a while. What fails alone is set aside
 and tried again now and then; a try counts against it only where the very next delivery, of other events, succeeds. So
 nothing becomes a dead letter while everything fails.
+
+*Put off* (429, no connection, again and again): perhaps so many are too much. Batches become smaller, and that is all.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-#: Failures (5xx) since the last acceptance, after which the events may be at fault.
+#: Failures since the last acceptance, after which the events may be at fault, or too many.
 FAILURES_MAX = 4
 #: Tries that may count against an event which fails alone. With the default settings they take about four hours.
 TRIES_MAX = 10
@@ -24,6 +27,8 @@ TRIES_MAX = 10
 TRY_WAIT_MAX_S = 3600.0
 #: Events set aside at the same time. Beyond it, the sink is taken to be down.
 SUSPECTS_MAX = 1_000
+#: Batches in a row after which twice as many events are tried again.
+GROWS_AFTER = 32
 #: Dead letters in a row, without one acceptance, after which the events are no longer taken to be at fault.
 REFUSED_MAX = 10
 
@@ -66,11 +71,14 @@ class Search(Generic[T]):
         self._in_question: Suspect[T] | None = None
         self._failures = 0
         self._refused = 0
+        #: What the sink takes at once, as far as is known; and how many such batches it has taken since then.
+        self._room = batch_max
+        self._full = 0
 
     @property
     def size(self) -> int:
         """Of the next batch, at most."""
-        return self._parts[-1] if self._parts else self._batch_max
+        return self._parts[-1] if self._parts else self._room
 
     @property
     def is_on(self) -> bool:
@@ -112,6 +120,8 @@ class Search(Generic[T]):
         """The sink has it. Returns an event that this condemns: it is to become a dead letter (`buried`)."""
         suspect, self._in_question = self._in_question, None
         self._failures = 0
+        if not self._parts and self._room < self._batch_max:
+            self._grow(len(batch))
         self._end_part(batch)
         self._refused = 0
         if suspect is not None:
@@ -138,7 +148,7 @@ class Search(Generic[T]):
         self._suspects.pop(suspect.settlement.id, None)
 
     def failed(self, batch: Sequence[T], words: str) -> bool:
-        """The sink answered 5xx. Returns whether something else is to be sent at once, which may tell why."""
+        """The sink failed at it. Returns whether something else is to be sent at once, which may tell why."""
         self._in_question = None
         suspect = self._suspects.get(batch[0].id)
         if suspect is not None:
@@ -150,7 +160,7 @@ class Search(Generic[T]):
         if self.is_probing or not (self._parts or self._failures >= FAILURES_MAX):
             return False
         if len(batch) > 1:
-            self._halve(len(batch))
+            self._shrink(len(batch))
             return True
         if len(self._suspects) < SUSPECTS_MAX:
             self._end_part(batch)
@@ -158,6 +168,13 @@ class Search(Generic[T]):
             self._postpone(suspect)
             self._in_question = suspect
         return False
+
+    def put_off(self, batch: Sequence[T]) -> None:
+        """The sink asks to wait, or is not there: which says nothing of the events."""
+        self.unavailable(batch)
+        self._failures += 1
+        if len(batch) > 1 and (self._parts or self._failures >= FAILURES_MAX):
+            self._shrink(len(batch))
 
     def unavailable(self, batch: Sequence[T]) -> None:
         """Nothing is known, not even that the sink saw it."""
@@ -167,6 +184,16 @@ class Search(Generic[T]):
 
     def _postpone(self, suspect: Suspect[T]) -> None:
         suspect.due_s = self._now_s() + min(TRY_WAIT_MAX_S, self._retry_s * 2**suspect.tries)
+
+    def _shrink(self, count: int) -> None:
+        if not self._parts:
+            self._room, self._full = count // 2, 0
+        self._halve(count)
+
+    def _grow(self, count: int) -> None:
+        self._full += count == self._room
+        if self._full == GROWS_AFTER:
+            self._room, self._full = min(self._batch_max, self._room * 2), 0
 
     def _halve(self, count: int) -> None:
         if self._parts:

@@ -128,11 +128,14 @@ class Exchange:
             self._unread = await self._beginning(answer)
             if is_refusal(answer.status, self._unread):
                 self._close(answer)
-                log.info("%s refuses stream_options for %s: its streams are estimated", self._upstream.name, call.model)
-                self._upstream.refusals.note(call.model)
                 self._hides_usage = False
                 self._unread = b""
                 answer = await self._ask(call.own_body)
+                if answer.status < 400:  # else it was something else, whatever the first one said
+                    log.info(
+                        "%s refuses stream_options for %s: its streams are estimated", self._upstream.name, call.model
+                    )
+                    self._upstream.refusals.note(call.model)
         if answer.status == 401:
             self._close(answer)
             log.error("the upstream refuses the key set as %s (401)", self._upstream.own_key or "upstream.api_key")
@@ -289,6 +292,7 @@ class Exchange:
 
     async def _fail(self, error: ProxyError) -> None:
         """The upstream gave no answer, or not a whole one."""
+        self._meter.finish()  # the last event may lack no more than its end
         begun = self._responder.started
         if not begun:
             self._status = ClientGone.status if self._client_gone else error.status

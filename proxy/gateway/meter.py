@@ -11,14 +11,14 @@ from typing import Any, Protocol
 
 from proxy.errors import BadAnswer
 from proxy.gateway.reading import NOTHING_READ, Reading, has_failed, reading_of, text_of, with_units
-from proxy.model import Usage
+from proxy.model import NO_USAGE, Usage
 from proxy.wire import usage as usage_shapes
 from proxy.wire.coding import Decoder, Identity, Undecodable, decoder
 from proxy.wire.delivered import Delivered, Place, only_text
 from proxy.wire.document import WEIGHED_FROM_BYTES, beginning, is_heavy, json_object
 from proxy.wire.endpoints import CHAT_COMPLETIONS, Counts, Endpoint
 from proxy.wire.members import outline
-from proxy.wire.pattern import Pattern
+from proxy.wire.pattern import PROBE, Pattern
 from proxy.wire.references import shown_by
 from proxy.wire.sse import DONE, LATE_LF, Piece, Splitter, data_of
 from proxy.wire.tiers import tier_of
@@ -329,9 +329,11 @@ class StreamMeter:
         if added is not None and not tells_usage(raw):
             place, text = added
             with suppress(ValueError):
-                self._pattern = Pattern(raw, text, shown)
-                self._place = place
-                self._likeness = event if "service_tier" in event else {}
+                pattern = Pattern(raw, text, shown)
+                if only_text(json_object(data_of(pattern.probe)) or {}) == (place, PROBE):
+                    self._pattern = pattern
+                    self._place = place
+                    self._likeness = event if "service_tier" in event else {}
 
     def _alike(self, raw: bytes) -> bytes | None:
         """What the client sees of an event that is like the one before; None for any other."""
@@ -350,7 +352,9 @@ class StreamMeter:
             self._ids_shown += shown_by(event)
         self._delivered.add(event)
         if tells_usage(raw):
-            self._usage = usage_shapes.read(event) or self._usage
+            usage = usage_shapes.read(event)
+            if usage is not None and (self._usage is None or usage[0] != NO_USAGE):  # some say nothing, at the end
+                self._usage = usage
         if not self._model:
             self._model = text_of(event, "model")
         if not self._response_id:

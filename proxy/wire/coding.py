@@ -62,16 +62,21 @@ class Inflate:
         return plain
 
 
+#: Names that stand for no coding, or are none: `none` keeps what is in between from compressing a stream.
+_NO_CODINGS = {b"", b"identity", b"none", b"utf-8", b"utf8"}
+
+
 def decoder(content_encoding: bytes | None) -> Decoder | None:
     """The decoder for a `Content-Encoding`, or None where it is one that this proxy never offered to read."""
     if content_encoding is None:
         return _IDENTITY
-    match content_encoding.strip().lower():
-        case b"identity" | b"":
+    names = {name.strip() for name in content_encoding.lower().split(b",")} - _NO_CODINGS
+    match [*names]:
+        case []:
             return _IDENTITY
-        case b"gzip" | b"x-gzip":
+        case [b"gzip" | b"x-gzip"] if content_encoding.lower().count(b"gzip") == 1:
             return Inflate(gzip=True)
-        case b"deflate":
+        case [b"deflate"] if content_encoding.lower().count(b"deflate") == 1:
             return Inflate(gzip=False)
     return None
 

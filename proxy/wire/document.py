@@ -19,6 +19,7 @@ HEAVY_BYTES = 16 * 1024 * 1024
 PIECE_BYTES = 1024 * 1024
 #: Python reads no integers of thousands of digits, and would refuse all that stands around one.
 _DIGITS_MAX = 1_000
+_BOM = b"\xef\xbb\xbf"
 #: Texts, with their closing quotes if they have them, and what stands around values.
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+("?)|[\[\]{},]', re.DOTALL)
 _CLOSES = {b"{": b"}", b"[": b"]"}
@@ -39,6 +40,7 @@ def json_object(data: bytes) -> dict[str, Any] | None:
     try:
         parsed = orjson.loads(data)
     except orjson.JSONDecodeError:
+        data = data.removeprefix(_BOM)
         if not data.lstrip().startswith(b"{"):
             return None
         try:

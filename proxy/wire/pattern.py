@@ -17,6 +17,8 @@ _CHANGING = re.compile(
     rb'"(?:content|delta|text|reasoning_content|reasoning|obfuscation|p)": ?"([^"\\]+)"'
     rb'|"(?:sequence_number|created|created_at|timestamp)": ?(%b)(?=[,}])' % _DIGITS
 )
+#: A text that no event has.
+PROBE = "(tollgate's own text)"
 _NUMBER = re.compile(_DIGITS)
 #: A longer event is parsed.
 _EVENT_BYTES_MAX = 16 * 1024
@@ -25,7 +27,7 @@ _EVENT_BYTES_MAX = 16 * 1024
 class Pattern:
     """An event, as what others may be alike."""
 
-    __slots__ = ("_begin", "_numbers", "_rest", "_shown", "_text_at")
+    __slots__ = ("_begin", "_numbers", "_rest", "_shown", "_text_at", "probe")
 
     def __init__(self, event: bytes, text: str, shown: bytes) -> None:
         """`text` is all that the event adds, `shown` what the client sees of it.
@@ -41,6 +43,11 @@ class Pattern:
         self._text_at = values.index(text.encode())
         if values.count(text.encode()) > 1 or shown_values != values or len(event) > _EVENT_BYTES_MAX:
             raise ValueError("no pattern for others")
+        if not b" ".join(values).decode().isprintable():
+            raise ValueError("a value that spans lines, or is none")
+        values[self._text_at] = PROBE.encode()
+        #: The event with `PROBE` for its text: whoever parses that knows whether the place is right.
+        self.probe = b"".join([self._begin, *(piece for pair in zip(values, rest, strict=True) for piece in pair)])
 
     def read(self, event: bytes) -> tuple[str, bytes] | None:
         """The text that an event adds which is alike, and what the client sees of it. None for any other."""

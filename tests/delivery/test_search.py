@@ -24,11 +24,15 @@ class Line:
     waiting: list[Settlement]
     refuses: Callable[[Settlement], bool] = lambda one: False
     fails: Callable[[Settlement], bool] = lambda one: False
+    #: How many it takes at once. Where it is told more, it fails, or asks to wait.
+    room: int = 1_000
+    puts_off: bool = False
     batch_max: int = 8
     now_s: float = 0.0
     taken: list[str] = field(default_factory=list)
     dead: list[str] = field(default_factory=list)
     calls: int = 0
+    sizes: list[int] = field(default_factory=list)
 
     def drain(self, calls_max: int) -> Search[Settlement]:
         search: Search[Settlement] = Search(self.batch_max, RETRY_S, lambda: self.now_s)
@@ -43,7 +47,11 @@ class Line:
             self.now_s += RETRY_S
             return
         self.calls += 1
-        if any(map(self.fails, batch)):
+        self.sizes += [len(batch)]
+        if len(batch) > self.room and self.puts_off:
+            search.put_off(batch)
+            self.now_s += 1.0
+        elif any(map(self.fails, batch)) or len(batch) > self.room:
             if not search.failed(batch, "500"):
                 self.now_s += 1.0
         elif any(map(self.refuses, batch)):
@@ -174,3 +182,33 @@ def test_an_outage_in_between_says_nothing_of_the_event_in_question() -> None:
     search.unavailable([good])
     assert search.accepted([good]) is None
     assert search.failing == 0
+
+
+@pytest.mark.parametrize("puts_off", [False, True])
+@pytest.mark.parametrize("room", [1, 3, 10, 99])
+def test_a_sink_that_takes_no_more_at_once_gets_no_more(room: int, puts_off: bool) -> None:
+    line = Line(events(600), room=room, puts_off=puts_off, batch_max=100)
+    line.drain(1_000)
+    assert line.taken == [one.id for one in events(600)], "each once, in their order"
+    assert line.dead == []
+    in_vain = sum(size > room for size in line.sizes)
+    assert in_vain < 4 * 7 + len(line.sizes) / 3
+
+
+def test_when_it_takes_more_again_it_gets_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searching, "GROWS_AFTER", 3)
+    line = Line(events(2_000), room=10, batch_max=100)
+    search = line.drain(60)
+    assert search.size <= 25
+    line.room = 1_000
+    while line.waiting:
+        line._turn(search)
+    assert line.sizes[-2] == 100
+    assert line.taken == [one.id for one in events(2_000)]
+
+
+def test_one_that_waits_for_ever_does_not_keep_the_others() -> None:
+    line = Line(events(300), fails=among({7}), batch_max=100)
+    line.drain(60)
+    assert len(line.taken) == 299
+    assert line.dead == []

@@ -266,6 +266,20 @@ def test_an_answer_that_breaks_off_stays_visibly_broken(tmp_path: Path, streamed
         assert event.usage.completion_tokens > 0
 
 
+def test_the_last_event_counts_although_its_end_is_missing(tmp_path: Path) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(SSE_HEAD + chunk(text("Hel")) + chunk(USAGE_EVENT[:-1]))
+        peer.close()
+
+    with between(tmp_path, script) as (server, _), RawClient(server.port) as client:
+        client.post(CHAT, server.key(), ASK_STREAM | {"stream_options": {"include_usage": True}})
+        client.read_to_end()
+        event = server.settlement()
+    assert (event.outcome, event.usage_source) == (Outcome.TRUNCATED, UsageSource.REPORTED)
+    assert event.usage.total_tokens > 0
+
+
 def test_an_upstream_that_is_not_there_is_a_502_of_openais_shape(tmp_path: Path) -> None:
     with ScriptedUpstream() as gone:
         url = gone.url

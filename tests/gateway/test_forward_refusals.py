@@ -64,3 +64,19 @@ def test_a_refusal_that_breaks_off_gives_its_connection_back(tmp_path: Path) -> 
             assert httpx.post(server.url + CHAT, json=ASK_STREAM, headers=headers).status_code == status
         outcomes = [event.outcome for event in server.settlements(3)]
         assert outcomes == [Outcome.UPSTREAM_ERROR, Outcome.UPSTREAM_ERROR, Outcome.COMPLETED]
+
+
+def test_a_request_that_is_refused_either_way_says_nothing_of_other_requests(tmp_path: Path) -> None:
+    echo = b'{"error":{"message":"Invalid role: \'stream_options\'"}}'
+
+    def script(peer: Peer) -> None:
+        for _ in range(2):
+            peer.request()
+            peer.send(answer(echo, status="400 Bad Request"))
+        streams(STREAM)(peer)
+
+    with between(tmp_path, script) as (server, upstream):
+        for status in (400, 200):
+            seen = httpx.post(server.url + CHAT, json=ASK_STREAM, headers={"x-api-key": server.key()})
+            assert seen.status_code == status
+        assert [b"include_usage" in request.body for request in upstream.requests] == [True, False, True]

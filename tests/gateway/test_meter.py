@@ -271,6 +271,7 @@ def test_events_go_out_as_they_come() -> None:
         ([COUNTS], READ),
         ([{"total_tokens": 3}, {"total_tokens": 9}], Usage(9)),
         ([COUNTS, None], READ),
+        ([COUNTS, {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}], READ),
         ([None, COUNTS, None], READ),
         ([COUNTS, {"seconds": 3}], READ),
         ([None], None),

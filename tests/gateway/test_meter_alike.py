@@ -185,11 +185,45 @@ def test_the_events_of_a_long_stream_are_hardly_parsed(event: bytes, monkeypatch
 
     def counted(data: bytes) -> dict[str, Any] | None:
         parsed.append(data)
-        return orjson.loads(data)  # type: ignore[no-any-return]
+        return orjson.loads(data)  # type: ignore[no-any-return] # whatever it is, as the one that it stands for
 
     monkeypatch.setattr(meter_module, "json_object", counted)
     meter = StreamMeter(Identity(), CHAT_COMPLETIONS, {}, hides_usage=False)
     for number in range(100):
         meter.feed(event % b" word%d" % number)
-    assert len(parsed) == 1
+    assert len(parsed) == 2, "the first, and once more with another text"
     assert meter.delivered().streamed() == sum(len(f" word{number}") for number in range(100))
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        # The text is written with an escape, and another member has the same value.
+        [
+            b'data: {"choices":[{"index":0,"delta":{"content":"\\u0061"}}],"obfuscation":"%b"}\n\n' % one
+            for one in (b"a", b"bc")
+        ],
+        [
+            b'data: {"created":%b,"choices":[{"index":0,"delta":{"content":"\\u0035"}}]}\n\n' % one
+            for one in (b"5", b"66")
+        ],
+        # A value that spans lines is none.
+        [
+            b': "p":"\ndata: {"choices":[{"index":0,"delta":{"content":"Hi"}}]}\n\n',
+            b': "p":"X"choices":[{"index":0,"delta":{"content":"Evil"}}]}\n\n',
+        ],
+    ],
+)
+def test_no_event_is_taken_for_another(events: list[bytes]) -> None:
+    class Parsing(StreamMeter):
+        _takes_alike = False
+
+    read = []
+    for kind in (StreamMeter, Parsing):
+        meter = kind(Identity(), CHAT_COMPLETIONS, {}, hides_usage=False)
+        for event in [events[0], *events]:
+            meter.feed(event)
+        meter.finish()
+        meter.reading()
+        read.append(meter.delivered().tokens(BY_BYTES))
+    assert read[0] == read[1]

@@ -54,7 +54,20 @@ def test_one_byte_at_a_time_gives_the_plain_bytes(coding: str) -> None:
     assert b"".join(decode.decode(bytes([byte]), BOUND) for byte in encode(plain)) == plain
 
 
-@pytest.mark.parametrize("name", [b"br", b"zstd", b"compress", b"gzip, br", b"aes128gcm"])
+@pytest.mark.parametrize("name", [b"none", b" Identity ", b"UTF-8", b"identity, none", b""])
+def test_what_is_no_coding_leaves_the_bytes(name: bytes) -> None:
+    decode = decoder(name)
+    assert decode is not None
+    assert decode.decode(b"as it is", 100) == b"as it is"
+
+
+def test_what_is_no_coding_does_not_hide_the_one_that_is() -> None:
+    decode = decoder(b"identity, GZip")
+    assert decode is not None
+    assert decode.decode(gzip.compress(b"plain"), 100) == b"plain"
+
+
+@pytest.mark.parametrize("name", [b"br", b"zstd", b"compress", b"gzip, br", b"aes128gcm", b"gzip, gzip"])
 def test_a_coding_that_was_never_offered_has_no_decoder(name: bytes) -> None:
     assert decoder(name) is None
 

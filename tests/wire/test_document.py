@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 import orjson
@@ -35,8 +36,9 @@ def test_no_bytes_break_it(data: bytes) -> None:
         (b'{"a":%b,"b":NaN}' % (b"9" * 1_000), None),
         (b'{"a":%b}' % (b"9" * 5_000), {"a": math.inf}),
         (b'{"a":1,"a":2}', {"a": 2}),
+        (b'\xef\xbb\xbf{"a":1}', {"a": 1}),
     ],
-    ids=["half an emoji", "bad UTF-8", "a logprob", "a long integer", "a longer one", "a name twice"],
+    ids=["half an emoji", "bad UTF-8", "a logprob", "a long integer", "a longer one", "a name twice", "a BOM"],
 )
 def test_what_strict_json_forbids_is_read_as_clients_read_it(written: bytes, read: dict[str, object] | None) -> None:
     found = json_object(written)
@@ -58,6 +60,8 @@ def test_what_would_unfold_in_memory_is_not_parsed(monkeypatch: pytest.MonkeyPat
     assert json_object(heavy) is None
 
 
+#: Half a character, where a text breaks off.
+HALF = re.compile("[\ud800-\udbff\ufffd]+\\Z")
 TEXT = 'It said: "C:\\temp\\" \U0001f600\n\u00e9\\u00e9 {[,]} end'
 CHAT: dict[str, Any] = {"id": "c", "choices": [{"index": 0, "message": {"content": TEXT}, "n": -12.5e3}], "ok": True}
 
@@ -72,7 +76,7 @@ def test_wherever_an_answer_breaks_off_its_text_is_known_so_far(raw: bytes) -> N
         text = next((one.get("message", {}).get("content", "") for one in found.get("choices", [])), "")
         seen.append(text)
         came = raw[begins : max(begins, min(end, ends))]
-        assert TEXT.startswith(text.rstrip("\ufffd").rstrip("\ud83d"))
+        assert TEXT.startswith(HALF.sub("", text))
         assert len(text.encode(errors="replace")) * 6 >= len(came) - 11, "all of it but half a character"
     assert seen[-1] == TEXT
     assert sorted(seen, key=len) == seen
@@ -98,7 +102,7 @@ def is_within(part: Any, whole: Any) -> bool:
     if isinstance(part, list):
         return isinstance(whole, list) and all(map(is_within, part, whole)) and len(part) <= len(whole)
     if isinstance(part, str):
-        return isinstance(whole, str) and whole.startswith(part.rstrip("\ufffd"))
+        return isinstance(whole, str) and whole.startswith(HALF.sub("", part))
     return bool(str(whole).startswith(str(part)))
 
 

@@ -98,7 +98,8 @@ class Endpoint:
         except (TimeoutError, httpx.HTTPError) as error:
             # Once the head is there the receiver has decided, however its body ends.
             if head is None:
-                raise SinkUnavailable(self._no_answer(error)) from None
+                reached = not isinstance(error, httpx.ConnectError)
+                raise SinkUnavailable(self._no_answer(error), failed=reached) from None
         assert head is not None
         # The two hold each other, and what was sent, until the garbage collector comes by.
         head.stream = _ENDED
@@ -114,7 +115,7 @@ class Endpoint:
         if status in (408, 429) or status >= 500:
             words = self._words(status, "", self._said(head, answer))
             wait_s = retry_after_s(head.headers.get("retry-after", ""), self._now())
-            return SinkUnavailable(words, wait_s, failed=status >= 500 and wait_s is None)
+            return SinkUnavailable(words, wait_s, failed=status >= 500)
         if status < 400 or status in self._mend:
             mend = self._mend.get(status, _MEND_REDIRECT).format(url=self._shown)
             return SinkMisconfigured(self._words(status, mend, self._said(head, answer)))

@@ -252,6 +252,7 @@ async def test_a_silent_receiver_is_left_after_the_timeout(receiver: Receiver) -
     await sink.close()
     assert isinstance(error, SinkUnavailable)
     assert error.words == "no answer within 0.05 s"
+    assert error.failed, "it may be for an event, or for too many of them"
 
 
 async def test_an_answer_whose_body_never_comes_is_judged_by_its_status(receiver: Receiver) -> None:
@@ -267,6 +268,7 @@ async def test_a_connection_that_breaks_leaves_the_outcome_open(receiver: Receiv
     error = await refusal(sink)
     assert isinstance(error, SinkUnavailable)
     assert error.words.startswith("the connection broke")
+    assert error.failed
 
 
 async def test_a_receiver_that_is_not_there_is_unavailable() -> None:
@@ -277,6 +279,7 @@ async def test_a_receiver_that_is_not_there_is_unavailable() -> None:
     await sink.close()
     assert isinstance(error, SinkUnavailable)
     assert error.words.startswith(f"no connection to http://127.0.0.1:{port}/events: ")
+    assert not error.failed, "no event can be at fault"
 
 
 @pytest.mark.parametrize("kind", [httpx.ReadError, httpx.RemoteProtocolError, httpx.PoolTimeout, httpx.ProxyError])
