@@ -1,5 +1,5 @@
 # make run     start the proxy on http://127.0.0.1:8000
-# make test    run the tests, three files at a time (many of them wait)
+# make test    run the tests, two files at a time
 # make check   lint and types
 # make crash   kill -9 it 300 times under load, and compare what clients, upstream and receiver have (ten minutes)
 # make fuzz    mutate a million requests and answers (ten minutes)
@@ -23,7 +23,7 @@ run: .venv/installed
 	@exec $(BIN)/tollgate serve
 
 test: .venv/installed-dev
-	@PYTHONHASHSEED=0 $(BIN)/python -m pytest -n 3 --dist loadfile $(ALONE:%=--ignore=%)
+	@PYTHONHASHSEED=0 $(BIN)/python -m pytest -n 2 --dist loadfile $(ALONE:%=--ignore=%)
 	@$(BIN)/python -m pytest $(ALONE)
 
 check: .venv/installed-dev

@@ -131,5 +131,8 @@ def expected_cells(policy: str, streamed: bool) -> Counter[Cell]:
                 (gone, UsageSource.ESTIMATED, "cancel", 1): something,
             }
         )
-    # Of a part of a JSON object no text can be read: only the input is known.
-    return Counter(whole | {(gone, UsageSource.ESTIMATED, "cancel", 0): 4 * REPEATS})
+    # Only in the last of the four a part of the text has come.
+    cancelled = {
+        (gone, UsageSource.ESTIMATED, "cancel", int(some)): (1 if some else 3) * REPEATS for some in (False, True)
+    }
+    return Counter(whole | cancelled)
